@@ -1,0 +1,3 @@
+"""Knobs on pretrained image generators."""
+
+__version__ = "0.1.0"
