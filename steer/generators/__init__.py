@@ -1,0 +1,120 @@
+"""Generators by name, Hub id, file or folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import torch
+
+from steer.errors import InputError
+from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.dcgan import DCGAN
+from steer.generators.vae import VAE, DisVAE
+from steer.hub import Checkpoint, locate, read_checkpoint
+from steer.registry import Registry
+
+__all__ = [
+    "Generator",
+    "LatentSpace",
+    "PictureShape",
+    "families",
+    "generators",
+    "load",
+    "pick_device",
+]
+
+#: What `--model` finds by name: anything that makes a `Generator` when called.
+generators: Registry[Callable[[], Generator]] = Registry("generator", "steer.generators")
+#: Kinds of checkpoints, asked in this order of registration whether they recognise one.
+families: Registry[type[Generator]] = Registry("family", "steer.families")
+for _family in (VAE, DisVAE, DCGAN):
+    families.register(_family.family, _family)
+
+
+@generators.register("sprites")
+def sprites() -> Generator:
+    """The embedded generator: coloured sprites, trained by `steer train-vae`."""
+    return from_checkpoint(str(EMBEDDED / "sprites"))
+
+
+EMBEDDED = Path(str(package_files("steer"))) / "embedded"
+
+
+def load(model: str = "sprites", device: str = "auto") -> Generator:
+    """The generator called `model`, ready to use: evaluation mode, no weight gradients.
+
+    `model` is a registered name, a Hub id (`user/repo`, `user/repo@revision`, `user/repo:file`), a
+    file or a folder. Raises InputError where there is none or its weights do not fit, MachineError
+    where the Hub cannot be reached.
+
+    >>> load("sprites", device="cpu").picture
+    PictureShape(channels=3, height=64, width=64)
+    """
+    generator = generators.get(model)() if model in generators else from_checkpoint(model)
+    generator.name = model if model in generators else Path(model.rstrip("/")).name
+    if generator.checksum is None:
+        generator.checksum = _fingerprint(generator)
+    return generator.eval().requires_grad_(False).to(pick_device(device))
+
+
+def from_checkpoint(model: str) -> Generator:
+    """The generator of a Hub id, file or folder, by the first family that recognises it."""
+    try:
+        source = locate(model)
+    except InputError as error:
+        if "/" in model or "." in model:
+            raise
+        raise unknown_model(model) from error
+    checkpoint = read_checkpoint(source)
+    family = recognise(checkpoint)
+    generator = family.from_checkpoint(checkpoint)  # type: ignore[attr-defined]
+    generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
+    return generator
+
+
+def unknown_model(model: str) -> InputError:
+    """The error for a bare word that is no registered name."""
+    from steer.registry import unknown
+
+    return unknown("generator", model, generators.names())
+
+
+def recognise(checkpoint: Checkpoint) -> type[Generator]:
+    """The family of a checkpoint; InputError lists the families where none or several fit."""
+    kinds = [families.get(name) for name in families.names()]
+    fitting = [kind for kind in kinds if kind.recognises(checkpoint)]  # type: ignore[attr-defined]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = "several fit" if fitting else "none fits its tensors"
+    raise InputError(
+        f"{checkpoint.origin}: expected a checkpoint of one of the families "
+        f"{', '.join(families.names())}, but {found}."
+    )
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto` is a GPU where there is one; InputError where the device asked for is not there."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(device.split(":")[0], False):
+        there = ", ".join(name for name, here in available.items() if here)
+        raise InputError(f"expected a device that is here (auto, {there}), got {device!r}.")
+    return torch.device(device)
+
+
+def _fingerprint(generator: Generator) -> str:
+    """SHA-256 over the tensors of a generator that was not read from a file."""
+    digest = hashlib.sha256()
+    state: Iterable = sorted(generator.state_dict().items())
+    for name, tensor in state:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

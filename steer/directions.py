@@ -1,0 +1,304 @@
+"""A factor as t = g(<u, z>): fit, invert, re-sample (section 2.2 of Plumerault et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import nnls
+from scipy.sparse import csr_matrix
+from scipy.stats import norm
+from torch import Tensor
+
+from steer.errors import InputError
+from steer.files import Artefact
+from steer.trajectories import Trajectories
+
+#: Knots of g: 101 on [-5, 5], as in the authors' code.
+KNOTS = np.linspace(-5, 5, 101)
+#: Slopes of g stay above this share of the slope of a straight-line fit.
+LEAST_SLOPE = 0.02
+Array = NDArray[np.float64]
+#: Slopes of the pieces to values at the knots, 0 at the first.
+_SUM = np.tril(np.ones((len(KNOTS), len(KNOTS) - 1)), -1) * (KNOTS[1] - KNOTS[0])
+
+
+@dataclass
+class Direction:
+    """u and g of one factor, and how well they hold.
+
+    `u` [d] has norm 1. `slopes` [K - 1] are those of g between `knots` [K]; g(0) = 0, and beyond
+    the knots g goes on straight. `span` holds the coordinates that the fit has seen (its 1 % and
+    99 % quantiles). `quality` holds the held-out figures. `constant` is c, the mean measured value
+    at coordinate 0, and `response` the measured mean and standard deviation at each of `alphas`
+    (equal to None until `steer.evaluation.calibrate` has filled them).
+
+    >>> straight = Direction("translate-x", "width", np.array([0.6, 0.8]), np.full(100, 0.25))
+    >>> straight.g(np.array([-6.0, 0.0, 2.0])).tolist()
+    [-1.5, 0.0, 0.5]
+    >>> straight.g_inverse(0.5).round(6).item()
+    2.0
+    """
+
+    name: str
+    unit: str
+    u: Array
+    slopes: Array
+    span: tuple[float, float] = (-3.0, 3.0)
+    quality: dict[str, float] = field(default_factory=dict)
+    generator: dict[str, Any] = field(default_factory=dict)
+    find: str | None = None
+    constant: float | None = None
+    alphas: Array | None = None
+    response: Array | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+    knots: Array = field(default_factory=lambda: KNOTS)
+
+    @cached_property
+    def values(self) -> Array:
+        """g at the knots [K]."""
+        rising = np.concatenate([[0.0], np.cumsum(self.slopes * np.diff(self.knots))])
+        return rising - np.interp(0.0, self.knots, rising)
+
+    def g(self, coordinate: Any) -> Array:
+        """t of coordinates <u, z>, any shape (equation 8)."""
+        return _extrapolated(np.asarray(coordinate, float), self.knots, self.values, self.slopes)
+
+    def g_inverse(self, t: Any) -> Array:
+        """Coordinates at which g is t."""
+        t = np.asarray(t, float)
+        return _extrapolated(t, self.values, self.knots, 1 / self.slopes)
+
+    def coordinate(self, z: Tensor) -> Array:
+        """<u, z> [n] of codes [n, d]."""
+        return z.double().cpu().numpy() @ self.u
+
+    def density(self, t: Any) -> Array:
+        """Density of the factor under the prior (equation 6): the generator's bias."""
+        coordinate = self.g_inverse(t)
+        piece = np.searchsorted(self.knots, coordinate) - 1
+        return norm.pdf(coordinate) / self.slopes[np.clip(piece, 0, len(self.slopes) - 1)]
+
+    def require(self, identity: dict[str, Any]) -> None:
+        """InputError where the direction was fitted on another generator."""
+        mine = self.generator
+        if mine.get("checksum") != identity.get("checksum"):
+            raise InputError(
+                f"expected a direction fitted on {identity['name']} "
+                f"(weights {_short(identity)}), but {self.name} was fitted on "
+                f"{mine.get('name', 'another generator')} (weights {_short(mine)})."
+            )
+
+    def artefact(self) -> Artefact:
+        """The direction as it is saved."""
+        arrays = {
+            "u": self.u,
+            "slopes": self.slopes,
+            "knots": self.knots,
+            "alphas": self.alphas,
+            "response": self.response,
+        }
+        facts = {
+            "name": self.name,
+            "unit": self.unit,
+            "span": list(self.span),
+            "quality": self.quality,
+            "find": self.find,
+            "constant": self.constant,
+        }
+        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()
+                   if v is not None}
+        return Artefact(
+            "direction", tensors, {**self.made, "generator": self.generator, "direction": facts}
+        )
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> Direction:
+        """The direction that an artefact of kind "direction" holds."""
+        facts = dict(artefact.made["direction"])
+        arrays = {name: tensor.numpy() for name, tensor in artefact.tensors.items()}
+        made = {k: v for k, v in artefact.made.items() if k not in ("generator", "direction")}
+        facts["span"] = tuple(facts["span"])
+        return cls(**facts, **arrays, generator=artefact.made["generator"], made=made)
+
+
+def _short(identity: dict[str, Any]) -> str:
+    return str(identity.get("checksum"))[:12]
+
+
+def _extrapolated(x: Array, knots: Array, values: Array, slopes: Array) -> Array:
+    inside = np.interp(x, knots, values)
+    below, above = np.minimum(x - knots[0], 0), np.maximum(x - knots[-1], 0)
+    return inside + below * slopes[0] + above * slopes[-1]
+
+
+@dataclass
+class Pairs:
+    """What is known of a factor: differences. z_0 [m, d], z [m, d], shift [m], error [m] and the
+    start [m] that each pair belongs to."""
+
+    z_0: Array
+    z: Array
+    shift: Array
+    error: Array
+    start: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> Pairs:
+        """Every code of every trajectory with its start."""
+        s, p, d = trajectories.z.shape
+        return cls(
+            z_0=trajectories.z_0[:, None].expand(s, p, d).reshape(-1, d).double().numpy(),
+            z=trajectories.z.reshape(-1, d).double().numpy(),
+            shift=trajectories.shift.reshape(-1).double().numpy(),
+            error=trajectories.error.reshape(-1).double().numpy(),
+            start=np.arange(s).repeat(p),
+        )
+
+    def __getitem__(self, chosen: Any) -> Pairs:
+        return Pairs(*(value[chosen] for value in vars(self).values()))
+
+    def __len__(self) -> int:
+        return len(self.shift)
+
+    def pruned(self, worst: float = 0.1, threshold: float | None = None) -> Pairs:
+        """Without the share `worst` of largest errors, or without errors above `threshold`."""
+        limit = np.quantile(self.error, 1 - worst) if threshold is None else threshold
+        return self[self.error <= limit]
+
+
+def fit(
+    name: str,
+    unit: str,
+    pairs: Pairs,
+    *,
+    worst: float = 0.1,
+    threshold: float | None = None,
+    smoothness: float = 1.0,
+    held_out: float = 0.25,
+    seed: int = 0,
+) -> Direction:
+    """u and g that explain the shifts of `pairs` (equation 9).
+
+    The quality is measured on a share `held_out` of the starts by a fit on the others, after
+    pruning and before it (`unpruned`); the direction returned is fitted on all of them.
+
+    Raises InputError where too few starts are left.
+    """
+    kept = pairs.pruned(worst, threshold)
+    starts = np.unique(kept.start)
+    if len(starts) < 4:
+        raise InputError(
+            f"expected at least 4 starts to fit {name}, got {len(starts)} after pruning."
+        )
+    shuffled = np.random.default_rng(seed).permutation(starts)
+    test = shuffled[: max(1, round(held_out * len(shuffled)))]
+    first = _Model(kept[~np.isin(kept.start, test)], smoothness).solve()
+    quality = {
+        **first.score(kept[np.isin(kept.start, test)], "held_out"),
+        **first.score(pairs[np.isin(pairs.start, test)], "unpruned"),
+    }
+    final = _Model(kept, smoothness, first.u).solve()
+    quality |= {**final.score(kept, "fit"), "pairs": float(len(kept)), "starts": float(len(starts))}
+    seen = np.concatenate([kept.z_0 @ final.u, kept.z @ final.u])
+    low, high = np.quantile(seen, [0.01, 0.99])
+    return Direction(name, unit, final.u, final.slopes, (float(low), float(high)), quality)
+
+
+class _Model:
+    """Least squares in u and g: for a given u the best monotone g is a small non-negative least
+    squares problem (variable projection); u moves by Gauss-Newton with that g."""
+
+    def __init__(self, pairs: Pairs, smoothness: float, u: Array | None = None):
+        self.pairs = pairs
+        difference = pairs.z - pairs.z_0
+        gram = difference.T @ difference
+        gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        linear = np.linalg.solve(gram, difference.T @ pairs.shift)
+        self.scale = float(np.linalg.norm(linear)) or 1.0
+        self.smoothness = smoothness
+        self.u = _unit(linear) if u is None else u
+        self.slopes = np.full(len(KNOTS) - 1, self.scale)
+
+    def solve(self, rounds: int = 20) -> _Model:
+        """Alternates until a round gains less than a thousandth."""
+        self.slopes, loss = self._best_slopes(self.u)
+        for _ in range(rounds):
+            step, before = self._gauss_newton_step(), loss
+            for share in (1.0, 0.5, 0.25, 0.1):
+                u = _unit(self.u + share * step)
+                slopes, trial = self._best_slopes(u)
+                if trial < loss:
+                    self.u, self.slopes, loss = u, slopes, trial
+                    break
+            if before - loss < 1e-3 * before:
+                break
+        return self
+
+    def _best_slopes(self, u: Array) -> tuple[Array, float]:
+        """Slopes of g for a given u, and the penalised loss."""
+        pairs = self.pairs
+        rows = _hats(pairs.z @ u) - _hats(pairs.z_0 @ u)
+        gram = _SUM.T @ (rows.T @ rows / len(pairs)) @ _SUM
+        right = _SUM.T @ (rows.T @ pairs.shift / len(pairs))
+        rough = np.diff(np.eye(len(gram)), axis=0)
+        # smoothness is relative to the mean information on one slope
+        gram += self.smoothness * np.trace(gram) / len(gram) * rough.T @ rough
+        gram += 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        least = LEAST_SLOPE * self.scale
+        factor = np.linalg.cholesky(gram).T
+        above, _ = nnls(factor, np.linalg.solve(factor.T, right - gram.sum(1) * least))
+        slopes = above + least
+        loss = slopes @ gram @ slopes - 2 * right @ slopes + np.mean(pairs.shift**2)
+        return slopes, float(loss)
+
+    def _gauss_newton_step(self) -> Array:
+        """Change of u that would remove the residual, g's slopes held."""
+        pairs = self.pairs
+        jacobian = (
+            self._slope_at(pairs.z @ self.u)[:, None] * pairs.z
+            - self._slope_at(pairs.z_0 @ self.u)[:, None] * pairs.z_0
+        )
+        residual = pairs.shift - self.predict(pairs)
+        gram = jacobian.T @ jacobian
+        gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        return cho_solve(cho_factor(gram), jacobian.T @ residual)
+
+    def _slope_at(self, coordinate: Array) -> Array:
+        return self.slopes[_piece(coordinate)]
+
+    def predict(self, pairs: Pairs) -> Array:
+        """Shifts [m] by the model."""
+        g = Direction("", "", self.u, self.slopes).g
+        return g(pairs.z @ self.u) - g(pairs.z_0 @ self.u)
+
+    def score(self, pairs: Pairs, prefix: str) -> dict[str, float]:
+        """R^2 and root mean square error on pairs."""
+        residual = pairs.shift - self.predict(pairs)
+        r2 = 1 - residual.var() / pairs.shift.var()
+        return {f"{prefix}_r2": float(r2), f"{prefix}_rmse": float(np.sqrt(np.mean(residual**2)))}
+
+
+def _piece(coordinate: Array) -> NDArray[np.int64]:
+    """The piece of g that a coordinate lies in."""
+    width = KNOTS[1] - KNOTS[0]
+    return np.clip((coordinate - KNOTS[0]) // width, 0, len(KNOTS) - 2).astype(np.int64)
+
+
+def _hats(coordinate: Array) -> csr_matrix:
+    """g as a matrix: g of coordinates [m] is `_hats(coordinate) @ g(knots)`, two entries a row."""
+    piece = _piece(coordinate)
+    share = (coordinate - KNOTS[piece]) / (KNOTS[1] - KNOTS[0])
+    entries = np.stack([1 - share, share], 1).ravel()
+    columns = np.stack([piece, piece + 1], 1).ravel()
+    ends = np.arange(0, 2 * len(coordinate) + 1, 2)
+    return csr_matrix((entries, columns, ends), shape=(len(coordinate), len(KNOTS)))
+
+
+def _unit(vector: Array) -> Array:
+    return vector / np.linalg.norm(vector)

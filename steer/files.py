@@ -1,0 +1,552 @@
+"""Artefacts on disk and on pipes: whole or not at all, versioned, self-checking."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import reprlib
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from steer.errors import InputError, MachineError, SteerError
+
+FORMAT = 1  # of the description in the safetensors metadata; raised when old readers would err
+DESCRIPTION = {"format": int, "kind": str, "made": dict, "sha256": str}
+SHARD_NAME = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.safetensors")
+
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NOT_A_NAME = {errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
+# what safetensors.torch.load raises on bytes that are no whole safetensors
+PARSE_ERRORS = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AssertionError)
+SIGNATURES = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"\x93NUMPY": "a NumPy array",
+    b"PK": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file (run git lfs pull)",
+}
+
+
+class DamagedError(InputError):
+    """The bytes are not, or no longer, what a command of ours wrote."""
+
+
+# --- bytes in and out ---
+
+
+def disk_error(doing: str, path: str | Path, error: OSError) -> SteerError:
+    """What an OSError met while `doing` ("read", "write") something means to the user.
+
+    >>> disk_error("write", "a.png", OSError(errno.ENOSPC, "No space left on device"))
+    MachineError('cannot write a.png: No space left on device.')
+    """
+    if error.errno in NOT_ALLOWED:
+        return InputError(f"cannot {doing} {path}: no permission ({error.strerror}).")
+    if error.errno == errno.EISDIR:
+        return InputError(f"cannot {doing} {path}: expected a file, it is a folder.")
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        missing = f"the folder {Path(path).parent}" if doing == "write" else "it"
+        return InputError(f"cannot {doing} {path}: {missing} does not exist.")
+    if error.errno in NOT_A_NAME:
+        return InputError(f"cannot {doing} {path}: {error.strerror}.")
+    return MachineError(f"cannot {doing} {path}: {error.strerror or error}.")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, and durably.
+
+    Written beside under a hidden name, fsynced, renamed, and the folder fsynced; the hidden file is
+    removed on any failure. A link is followed; a device or a named pipe is written straight, since
+    a rename would replace it.
+
+    Raises InputError where the place cannot be written (no such folder, a folder of that name, no
+    permission) and MachineError where the disk fails.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "a.txt", b"hello")
+    ...     [(entry.name, entry.read_bytes()) for entry in Path(folder).iterdir()]
+    [('a.txt', b'hello')]
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            _write_beside_and_rename(Path(os.path.realpath(path)), data)
+    except OSError as error:
+        raise disk_error("write", path, error) from error
+
+
+def _write_beside_and_rename(path: Path, data: bytes) -> None:
+    beside = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(beside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows opens no folder for fsync
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder and its parents, where they are not there yet."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error("make", folder, error) from error
+
+
+def read_whole(path: Path) -> bytes:
+    """A file's bytes, read once into memory of our own (a mapped file that shrinks would kill us).
+
+    Raises InputError where it is missing, a folder or forbidden, MachineError where the disk fails.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise disk_error("read", path, error) from error
+
+
+def write_stdout(data: bytes) -> None:
+    """Put `data` on the pipe; InputError where standard output is a terminal or closed."""
+    if sys.stdout is None or sys.stdout.isatty():
+        raise InputError(
+            "expected standard output to be a pipe or a file, it is a terminal: "
+            "name a file instead of - or add '> FILE'."
+        )
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        # Python flushes again on its way out and would complain a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise MachineError("standard output was closed before everything was written.") from error
+    except OSError as error:
+        raise disk_error("write", "standard output", error) from error
+
+
+def read_stdin() -> bytes:
+    """All of the pipe; InputError where standard input is a terminal, closed or empty."""
+    expected = "expected the output of a steer command on standard input"
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError(f"{expected}, it is a terminal: pipe one in or name a file.")
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise disk_error("read", "standard input", error) from error
+    if not data:
+        raise InputError(f"{expected}, it is empty: did the command before the pipe fail?")
+    return data
+
+
+def looks_like(data: bytes) -> str:
+    """What the first bytes of a file say it is, for error messages.
+
+    >>> looks_like(b"<!DOCTYPE html><html>"), looks_like(b"hello"), looks_like(b"")
+    ('an HTML page', 'text', 'empty')
+    """
+    if not data:
+        return "empty"
+    for signature, name in SIGNATURES.items():
+        if data.startswith(signature):
+            return name
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 100_000_000:
+        return "a truncated or damaged safetensors file"
+    if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05":
+        return "a Python pickle"
+    return _looks_like_text(data[:512])
+
+
+def _looks_like_text(start: bytes) -> str:
+    text = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
+    if text.startswith(("<!doctype html", "<html", "<head")):
+        return "an HTML page"
+    if text.startswith(("{", "[")):
+        return "JSON text"
+    readable = sum(character.isprintable() or character.isspace() for character in text)
+    if "\x00" not in text and "\ufffd" not in text[:-3] and readable == len(text):
+        return "text"
+    return "unknown binary data"
+
+
+# --- safetensors ---
+
+
+def parse_safetensors(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that is in memory; `where` names it in errors.
+
+    Raises DamagedError that says what the bytes look like.
+
+    >>> data = safetensors.torch.save({"u": torch.zeros(3)}, metadata={"by": "me"})
+    >>> parse_safetensors(data, "u.safetensors")
+    ({'u': tensor([0., 0., 0.])}, {'by': 'me'})
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except PARSE_ERRORS as error:
+        raise DamagedError(
+            f"expected a safetensors file, {where} is {looks_like(data)}."
+        ) from error
+    return tensors, header.get("__metadata__", {})
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """InputError that names the first tensor which holds NaN or infinite values, and how many."""
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        wide = tensor.float() if tensor.itemsize == 1 else tensor  # no isfinite for 8-bit floats
+        bad = int((~torch.isfinite(wide)).sum())
+        if bad:
+            raise InputError(
+                f"expected finite numbers, tensor {name!r} in {where} holds {bad} NaN or infinite "
+                f"of {tensor.numel()}."
+            )
+
+
+# --- artefacts ---
+
+
+@dataclass
+class Artefact:
+    """What travels between commands: tensors, what they are, and how they were made.
+
+    `kind` is "latents", "trajectories" or "direction"; `made` is what `how_made` gives.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor]
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+def how_made(
+    command: str,
+    generator: Mapping[str, Any] | None = None,
+    *,
+    seed: int | None = None,
+    shard: Any = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The `made` of an artefact: command, generator, seed, options and versions; None is left out.
+
+    `shard` says which part of the work this is; it is what shards of one set may differ in.
+
+    >>> made = how_made("invert", {"name": "sprites"}, seed=0, steps=50, loss=None)
+    >>> made["command"], made["generator"], made["seed"], made["options"]
+    ('invert', {'name': 'sprites'}, 0, {'steps': 50})
+    >>> sorted(made["versions"])
+    ['steer', 'torch']
+    """
+    made = {
+        "command": command,
+        "generator": generator,
+        "options": {name: value for name, value in options.items() if value is not None},
+        "seed": seed,
+        "shard": shard,
+        "versions": {package: version(package) for package in ("steer", "torch")},
+    }
+    return _plain({name: value for name, value in sorted(made.items()) if value is not None})
+
+
+def pack(artefact: Artefact) -> bytes:
+    """The artefact as a safetensors file; the same artefact gives the same bytes.
+
+    The metadata holds one key, "steer": JSON of format, kind, made and a SHA-256 over all of them
+    and over every tensor's name, dtype, shape and bytes (safetensors itself has no checksum).
+    """
+    tensors = {name: own_copy(tensor) for name, tensor in artefact.tensors.items()}
+    described = {"format": FORMAT, "kind": artefact.kind, "made": _plain(artefact.made)}
+    described["sha256"] = _digest(described, tensors)
+    return safetensors.torch.save(tensors, metadata={"steer": _canonical(described)})
+
+
+def unpack(data: bytes, where: str) -> Artefact:
+    """The artefact in `data`, checked; `where` names it in errors.
+
+    >>> unpack(pack(Artefact("latents", {"z": torch.zeros(2)}, {"seed": 1})), "a pipe")
+    Artefact(kind='latents', tensors={'z': tensor([0., 0.])}, made={'seed': 1})
+    """
+    tensors, metadata = parse_safetensors(data, where)
+    if "steer" not in metadata:
+        raise DamagedError(
+            f"expected what a steer command wrote, {where} is a safetensors file of another origin."
+        )
+    described = _parse_description(metadata["steer"], where)
+    if described.pop("sha256") != _digest(described, tensors):
+        raise DamagedError(f"{where} is damaged: its contents do not match its checksum.")
+    check_finite(tensors, where)
+    return Artefact(described["kind"], tensors, described["made"])
+
+
+def save(artefact: Artefact, target: str | Path) -> None:
+    """Write the artefact to a file, whole or not at all, or to standard output where it is "-".
+
+    Raises InputError where a tensor holds NaN or infinite values (every reader would refuse the
+    file), and what `write_atomically` and `write_stdout` raise.
+    """
+    check_finite(artefact.tensors, f"the {artefact.kind} to be saved")
+    data = pack(artefact)
+    if str(target) == "-":
+        write_stdout(data)
+    else:
+        write_atomically(Path(target), data)
+
+
+def load(source: str | Path | bytes, kind: str | tuple[str, ...] | None = None) -> Artefact:
+    """Read an artefact from a file, a folder of shards, standard input ("-") or bytes.
+
+    Raises InputError in one sentence where there is none, it is damaged (DamagedError), of a newer
+    format, of another kind than asked for, or holds values that are not finite.
+
+    >>> load(pack(Artefact("direction", {"u": torch.ones(2)})), kind="latents")
+    Traceback (most recent call last):
+        ...
+    steer.errors.InputError: expected latents, the given data holds a direction.
+    """
+    artefact, where = _load_any(source)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds and artefact.kind not in kinds:
+        wanted = " or ".join(map(_with_article, kinds))
+        raise InputError(f"expected {wanted}, {where} holds {_with_article(artefact.kind)}.")
+    return artefact
+
+
+def _load_any(source: str | Path | bytes) -> tuple[Artefact, str]:
+    """The artefact and where it was read."""
+    if isinstance(source, bytes):
+        return unpack(source, "the given data"), "the given data"
+    if str(source) == "-":
+        return unpack(read_stdin(), "standard input"), "standard input"
+    if os.path.isdir(source):
+        return _load_shards(Path(source)), str(source)
+    return unpack(read_whole(Path(source)), str(source)), str(source)
+
+
+def _with_article(kind: str) -> str:
+    return kind if kind.endswith("s") else f"a {kind}"
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that shares memory with nothing, as safetensors wants it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _digest(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(_canonical(described).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _parse_description(text: str, where: str) -> dict[str, Any]:
+    damaged = DamagedError(f"{where} is damaged: its description cannot be read.")
+    try:
+        described = json.loads(text)
+        is_canonical = text == _canonical(described)  # 1e5 and 1E5 differ by one bit
+    except ValueError as error:
+        raise damaged from error
+    if not isinstance(described, dict):
+        raise damaged
+    number = described.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise InputError(
+            f"{where} is of format {number}, this steer reads up to {FORMAT}: upgrade steer."
+        )
+    types = {name: type(value) for name, value in described.items()}
+    if not is_canonical or types != DESCRIPTION:
+        raise damaged
+    return described
+
+
+# --- shards: one set of items in several files ---
+
+
+def shard_path(folder: Path, index: int, count: int) -> Path:
+    """Where part `index` (from 0) of `count` lies.
+
+    >>> shard_path(Path("run"), 3, 16).as_posix()
+    'run/shard-00003-of-00016.safetensors'
+    """
+    return Path(folder) / f"shard-{index:05d}-of-{count:05d}.safetensors"
+
+
+def finished_shards(folder: Path, count: int, made: Mapping[str, Any]) -> set[int]:
+    """Which of `count` parts are there, whole, and made as `made` says (its "shard" apart).
+
+    A damaged part is not done: its path exists and its index is not in the answer. Raises
+    InputError where a whole one was made otherwise, or the folder was cut into another `count`.
+    """
+    for other in _shard_counts(Path(folder)) - {count}:
+        raise InputError(
+            f"{folder} holds a set of {other} shards, this run makes {count}: "
+            "use the same number or another folder."
+        )
+    done = set()
+    for index in range(count):
+        path = shard_path(folder, index, count)
+        if _is_whole_and_made_so(path, made):
+            done.add(index)
+    return done
+
+
+def _is_whole_and_made_so(path: Path, made: Mapping[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = load(path)
+    except DamagedError:
+        return False
+    _refuse_other_options(path, found.made, made, "this run")
+    return True
+
+
+def _load_shards(folder: Path) -> Artefact:
+    """Every part of the one set in `folder`, joined along the first dimension in order."""
+    counts = sorted(_shard_counts(folder))
+    if len(counts) != 1:
+        found = " and ".join(f"of {count}" for count in counts) or "none"
+        raise InputError(
+            f"expected a file or a folder with one set of shards, {folder} holds {found}."
+        )
+    paths = [shard_path(folder, index, counts[0]) for index in range(counts[0])]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {counts[0]} shards: {first_few(missing)}."
+        )
+    return _join(paths, [load(path) for path in paths])
+
+
+def _join(paths: list[Path], parts: list[Artefact]) -> Artefact:
+    first = parts[0]
+    for path, part in zip(paths, parts, strict=True):
+        _refuse_other_options(path, part.made, first.made, paths[0].name)
+        if part.kind != first.kind or _item_shapes(part) != _item_shapes(first):
+            raise InputError(
+                f"{path} does not fit {paths[0].name}: expected {_item_shapes(first)} of kind "
+                f"{first.kind}, it holds {_item_shapes(part)} of kind {part.kind}."
+            )
+    tensors = {
+        name: torch.cat([torch.atleast_1d(part.tensors[name]) for part in parts])
+        for name in first.tensors
+    }
+    return Artefact(first.kind, tensors, _without_shard(first.made))
+
+
+def _item_shapes(artefact: Artefact) -> dict[str, str]:
+    """Each tensor's dtype and its shape after the first dimension."""
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape[1:])}"
+        for name, tensor in sorted(artefact.tensors.items())
+    }
+
+
+def _shard_counts(folder: Path) -> set[int]:
+    names = (SHARD_NAME.fullmatch(path.name) for path in folder.glob("shard-*.safetensors"))
+    return {int(name[2]) for name in names if name}
+
+
+def _refuse_other_options(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], whose: str
+) -> None:
+    there, here = _flat(_without_shard(found)), _flat(_without_shard(wanted))
+    differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+    if differing:
+        what = [
+            f"{name} ({reprlib.repr(there.get(name))}, not {reprlib.repr(here.get(name))})"
+            for name in differing
+        ]
+        raise InputError(
+            f"{path} differs from {whose} in {first_few(what)}: "
+            "use the same options or another folder."
+        )
+
+
+def _without_shard(made: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in _plain(made).items() if name != "shard"}
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        is_branch = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if is_branch else {prefix + name: value}
+    return flat
+
+
+def first_few(names: list[str], most: int = 4) -> str:
+    """The first names, and how many more there are.
+
+    >>> first_few(list("abcdef"))
+    'a, b, c, d and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# --- JSON ---
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all, with sorted keys; what is not finite becomes null.
+
+    Paths become text; tensors, arrays and their scalars become numbers and lists.
+    """
+    text = json.dumps(_plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """The same value as JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int, type(None))):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    raise TypeError(f"no JSON for {type(value).__name__}: {value!r}")

@@ -1,0 +1,188 @@
+"""Variational auto-encoders: this project's own checkpoints and the `disvae` ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer.errors import InputError
+from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.hub import Checkpoint, match_state
+
+
+class VAE(Generator):
+    """Convolutional VAE (table 4.2 of the thesis; the same shape as `disvae`'s).
+
+    The encoder halves the picture once for each of `widths` (4x4 convolutions, stride 2, ReLU),
+    then goes through the `dense` layers to the mean and log variance of the code; the decoder
+    mirrors it and ends in a sigmoid.
+
+    >>> vae = VAE(PictureShape(3, 64, 64), latent=10)
+    >>> pictures = vae(torch.zeros(2, 10))
+    >>> pictures.shape, vae.encode(pictures).shape
+    (torch.Size([2, 3, 64, 64]), torch.Size([2, 10]))
+    """
+
+    family = "vae"
+
+    def __init__(
+        self,
+        picture: PictureShape,
+        latent: int = 10,
+        widths: Sequence[int] = (32, 32, 32, 32),
+        dense: Sequence[int] = (256, 256),
+    ):
+        picture = PictureShape(*picture)
+        super().__init__(LatentSpace(latent), picture)
+        factor = 2 ** len(widths)
+        if picture.height % factor or picture.width % factor:
+            raise InputError(
+                f"expected pictures whose sides are multiples of {factor} for {len(widths)} "
+                f"halvings, got {picture.height}x{picture.width}."
+            )
+        self.config: dict[str, Any] = {
+            "family": self.family,
+            "picture": list(picture),
+            "latent": latent,
+            "widths": list(widths),
+            "dense": list(dense),
+        }
+        core = (widths[-1], picture.height // factor, picture.width // factor)
+        sizes = [core[0] * core[1] * core[2], *dense]
+        self.encoder = nn.Sequential(
+            *_convolutions([picture.channels, *widths]),
+            nn.Flatten(),
+            *_dense([*sizes]),
+            nn.Linear(sizes[-1], 2 * latent),
+        )
+        self.decoder = nn.Sequential(
+            *_dense([latent, *reversed(sizes)]),
+            nn.Unflatten(1, core),
+            *_transposed_convolutions([*reversed(widths), picture.channels]),
+            nn.Sigmoid(),
+        )
+        self.apply(_initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] of codes [B, latent]."""
+        return self.decoder(z)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Means [B, latent] of the approximate posterior."""
+        return self.posterior(pictures)[0]
+
+    def posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, each [B, latent], of the approximate posterior."""
+        mean, log_variance = self.encoder(pictures).chunk(2, dim=1)
+        return mean, log_variance
+
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint is one that `steer train-vae` wrote."""
+        return checkpoint.config.get("family") == cls.family
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> VAE:
+        """The VAE that the checkpoint describes."""
+        missing = {"picture", "latent", "widths", "dense"} - checkpoint.config.keys()
+        if missing:
+            raise InputError(
+                f"{checkpoint.origin}: config.json of a VAE lacks {', '.join(sorted(missing))}."
+            )
+        options = {key: checkpoint.config[key] for key in ("latent", "widths", "dense")}
+        return _filled(cls(PictureShape(*checkpoint.config["picture"]), **options), checkpoint.state)
+
+
+class DisVAE(VAE):
+    """Reader of YannDubs/disentangling-vae checkpoints (`model.pt`, with or without `specs.json`).
+
+    There the last encoder layer interleaves mean and log variance latent by latent.
+    """
+
+    family = "disvae"
+
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        """Whether the tensors are named as in disentangling-vae."""
+        return {"encoder.mu_logvar_gen.weight", "decoder.convT1.weight"} <= checkpoint.state.keys()
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> VAE:
+        """The network with its tensors under this project's names."""
+        state = dict(checkpoint.state)
+        extra_block = ["_64"] if "encoder.conv_64.weight" in state else []
+        names = {
+            "encoder": ["conv1", "conv2", "conv3", *(f"conv{x}" for x in extra_block)]
+            + ["lin1", "lin2", "mu_logvar_gen"],
+            "decoder": ["lin1", "lin2", "lin3", *(f"convT{x}" for x in extra_block)]
+            + ["convT1", "convT2", "convT3"],
+        }
+        for end in ("weight", "bias"):
+            key = f"encoder.mu_logvar_gen.{end}"
+            if key in state:
+                state[key] = torch.cat([state[key][0::2], state[key][1::2]])
+        size = 64 if extra_block else 32
+        vae = cls(
+            PictureShape(_length(state, "encoder.conv1.weight", 1), size, size),
+            latent=_length(state, "decoder.lin1.weight", 1),
+            widths=[_length(state, "encoder.conv1.weight", 0)] * (4 if extra_block else 3),
+            dense=[_length(state, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
+        )
+        renamed = {}
+        for half, layers in names.items():
+            places = [n for n, m in getattr(vae, half).named_children() if list(m.parameters())]
+            for place, layer in zip(places, layers, strict=True):
+                for end in ("weight", "bias"):
+                    renamed[f"{half}.{layer}.{end}"] = f"{half}.{place}.{end}"
+        return _filled(vae, {renamed.get(name, name): value for name, value in state.items()})
+
+
+def _length(state: dict[str, Tensor], name: str, dim: int) -> int:
+    """The length of one side of a tensor that the architecture is read from."""
+    if name not in state or state[name].dim() <= dim:
+        raise InputError(f"expected a tensor {name!r} with {dim + 1} or more dimensions, got none.")
+    return state[name].shape[dim]
+
+
+def _filled(vae: VAE, state: dict[str, Tensor]) -> VAE:
+    match_state(vae.state_dict(), state)
+    vae.load_state_dict(state)
+    return vae
+
+
+def _initialise(layer: nn.Module) -> None:
+    """Variance-keeping weights (He et al. 2015): with torch's own, which shrink the signal at each
+    layer, training stays for thousands of steps where it draws no object."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight)
+    elif isinstance(layer, nn.ConvTranspose2d):
+        # each output pixel sees a quarter of the 4x4 kernel
+        nn.init.normal_(layer.weight, std=(2 / (4 * layer.in_channels)) ** 0.5)
+    if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def _dense(sizes: Sequence[int]) -> list[nn.Module]:
+    return [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+
+
+def _convolutions(widths: Sequence[int]) -> list[nn.Module]:
+    return [
+        layer
+        for a, b in pairwise(widths)
+        for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+    ]
+
+
+def _transposed_convolutions(widths: Sequence[int]) -> list[nn.Module]:
+    """Mirror of `_convolutions`, without the ReLU after the last one."""
+    layers = [
+        layer
+        for a, b in pairwise(widths)
+        for layer in (nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+    ]
+    return layers[:-1]

@@ -1,0 +1,218 @@
+"""Pictures to latent codes (equations 1 to 3 of Plumerault et al. 2020), a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from steer.batches import in_batches
+from steer.errors import InputError
+from steer.generators.base import Generator
+from steer.losses import Loss, parse_loss
+from steer.optimise import Adam, Culling, Projection, Solver, Status, minimise
+
+#: Errors that every inversion is reported under, beside the loss that was minimised.
+REPORTED = "blurred-mse+mse+l1+dssim"
+
+
+@dataclass(frozen=True)
+class Search:
+    """How codes are searched for.
+
+    `steps` is the length of the surviving start's search. `restarts` starts are tried per picture
+    and halved at fixed shares of the steps, so that a search costs about
+    `steps * (1 + restarts * 0.15)` evaluations a picture.
+
+    `start` is where from: `encoder` (where the generator has one), `prior` (the best of `pool`
+    codes drawn from the prior, by the loss), or `auto`: both, the encoder first.
+    """
+
+    loss: str = "blurred-mse"
+    sigma: float | None = None
+    steps: int = 200
+    restarts: int = 4
+    start: str = "auto"
+    pool: int = 256
+    rate: float = 0.2
+    final_rate: float = 0.005
+    constraint: str = "ball"
+    tolerance: float = 1e-7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "pool"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of 1 or more, got {getattr(self, name)}.")
+        if self.constraint not in ("ball", "none"):
+            raise InputError(f"expected constraint ball or none, got {self.constraint!r}.")
+        if self.start not in ("auto", "encoder", "prior"):
+            raise InputError(f"expected start auto, encoder or prior, got {self.start!r}.")
+        for name in ("rate", "final_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"expected {name} above 0, got {getattr(self, name)}.")
+
+    @property
+    def solver(self) -> Solver:
+        """The rule of the steps."""
+        return Adam(self.rate, self.final_rate)
+
+    def projection(self, generator: Generator) -> Projection:
+        """Back into the ball (equation 2), or nowhere."""
+        return generator.latent.project if self.constraint == "ball" else lambda z: z
+
+    def loss_for(self, generator: Generator, text: str | None = None) -> Loss:
+        """The loss, or that of another text, for the generator's pictures."""
+        height = generator.picture.height
+        return parse_loss(text or self.loss, height, self.sigma, device=generator.device)
+
+
+@dataclass
+class Inversion:
+    """Per picture: codes [n, d], loss [n], status [n], evaluations [n], pictures [n, C, H, W],
+    and the error [n] under every reported loss by name."""
+
+    z: Tensor
+    loss: Tensor
+    status: Tensor
+    evaluations: Tensor
+    pictures: Tensor
+    errors: dict[str, Tensor]
+
+
+def invert(
+    generator: Generator,
+    pictures: Tensor,
+    search: Search | None = None,
+    *,
+    batch: int = 32,
+    report: Callable[[int, float], None] = lambda done, loss: None,
+) -> Inversion:
+    """Codes whose pictures come nearest to `pictures` [n, C, H, W] in [0, 1].
+
+    Every picture is a problem of its own: its answer does not depend on the others, nor on `batch`.
+    `report` is told how many steps of pictures are done and the current median loss.
+
+    Raises InputError where the pictures are not of the generator's shape.
+
+    >>> from steer.generators import load
+    >>> sprites = load(device="cpu")
+    >>> z = sprites.latent.sample(2, seed=5)
+    >>> found = invert(sprites, sprites(z), Search(steps=40))
+    >>> bool((found.loss < 1e-3).all())
+    True
+    """
+    search = search or Search()
+    expected = tuple(generator.picture)
+    if tuple(pictures.shape[1:]) != expected:
+        raise InputError(
+            f"expected pictures of shape {expected} for {generator.name}, "
+            f"got {tuple(pictures.shape[1:])}."
+        )
+    pool = _Pool(generator, search) if search.start != "encoder" else None
+
+    def work(items: range) -> Inversion:
+        targets = pictures[items.start : items.stop].to(generator.device)
+        return _invert_batch(
+            generator, targets, search, pool, lambda step, loss: report(items.start, loss)
+        )
+
+    return _joined(list(in_batches(work, len(pictures), batch)))
+
+
+class _Pool:
+    """Codes from the prior with their pictures, shared by all pictures to invert."""
+
+    def __init__(self, generator: Generator, search: Search):
+        codes = generator.latent.sample(search.pool, search.seed).to(generator.device)
+        self.codes = search.projection(generator)(codes)
+        with torch.no_grad():
+            parts = in_batches(lambda i: generator(self.codes[i.start : i.stop]), len(codes), 64)
+            self.pictures = torch.cat(list(parts))
+
+    def nearest(self, target: Tensor, loss: Loss, count: int) -> Tensor:
+        """The `count` codes [count, d] whose pictures are nearest to target [C, H, W]."""
+        errors = loss(self.pictures, target.expand_as(self.pictures), None)
+        return self.codes[errors.argsort(stable=True)[:count]]
+
+
+@torch.no_grad()
+def _starts(
+    generator: Generator, targets: Tensor, search: Search, pool: _Pool | None
+) -> Tensor:
+    """Starts [b, restarts, d] of each picture."""
+    starts = []
+    encoded = generator.encode(targets) if search.start != "prior" else None
+    if encoded is not None:
+        starts.append(encoded[:, None])
+    elif search.start == "encoder":
+        raise InputError(f"expected a generator with an encoder, {generator.name} has none.")
+    wanted = search.restarts - len(starts)
+    if pool is not None and wanted > 0:
+        loss = search.loss_for(generator)
+        starts.append(torch.stack([pool.nearest(target, loss, wanted) for target in targets]))
+    return torch.cat(starts, dim=1)
+
+
+def milestones(steps: int, restarts: int) -> dict[int, int]:
+    """Successive halving: after how many steps how many starts go on.
+
+    >>> milestones(200, 4)
+    {10: 2, 30: 1}
+    """
+    plan, keep, at = {}, restarts, steps // 20
+    while keep > 1:
+        keep = (keep + 1) // 2
+        plan[max(at, 1)] = keep
+        at = 3 * at
+    return plan
+
+
+def _invert_batch(
+    generator: Generator,
+    targets: Tensor,
+    search: Search,
+    pool: _Pool | None,
+    report: Callable[[int, float], None],
+) -> Inversion:
+    loss = search.loss_for(generator)
+    starts = _starts(generator, targets, search, pool)
+    b, r, d = starts.shape
+    owner = torch.arange(b, device=starts.device).repeat_interleave(r)
+    result = minimise(
+        lambda z, items: loss(generator(z), targets[owner[items]], None),
+        starts.reshape(b * r, d),
+        steps=search.steps,
+        solver=search.solver,
+        project=search.projection(generator),
+        tolerance=search.tolerance,
+        culling=Culling(owner, milestones(search.steps, r)),
+        report=lambda step, losses: report(step, float(losses.reshape(b, r).amin(1).median())),
+    )
+    winner = result.loss.reshape(b, r).argmin(1) + torch.arange(b, device=starts.device) * r
+    z = result.z[winner]
+    with torch.no_grad():
+        pictures = generator(z)
+        reported = search.loss_for(generator, REPORTED).each(pictures, targets, None)
+    return Inversion(
+        z=z,
+        loss=result.loss[winner],
+        status=result.status[winner],
+        evaluations=result.evaluations.reshape(b, r).sum(1),
+        pictures=pictures,
+        errors={**reported, **loss.each(pictures, targets, None)},
+    )
+
+
+def _joined(parts: list[Inversion]) -> Inversion:
+    """Batches after one another."""
+
+    def join(name: str) -> Tensor | dict[str, Tensor]:
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], dict):
+            return {key: torch.cat([value[key] for value in values]).cpu() for key in values[0]}
+        return torch.cat(values).cpu()
+
+    return Inversion(**{f.name: join(f.name) for f in fields(Inversion)})

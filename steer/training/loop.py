@@ -1,0 +1,153 @@
+"""The one training loop: data, steps, log, pictures, checkpoints, resume."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steer.datasets import Dataset
+from steer.errors import InputError, SteerError
+from steer.files import save_json, write_atomically
+from steer.images import write_png
+
+STATE = "training.pt"
+OPTIONS = "options.json"
+LOG = "stats.jsonl"
+
+
+class Objective(Protocol):
+    """What is trained, and how one step of it goes; one file of this folder for each."""
+
+    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> dict[str, float]:
+        """One update on real pictures [B, C, H, W]; returns what to log."""
+        ...
+
+    def preview(self, pictures: Tensor) -> Tensor:
+        """A picture [3, H, W] that shows how far it is."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser state."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        ...
+
+    def export(self, folder: Path, options: dict[str, Any]) -> None:
+        """Writes the generator as a folder that `--model` loads."""
+        ...
+
+
+def train(
+    objective: Objective,
+    dataset: Dataset,
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    steps: int,
+    batch: int,
+    seed: int = 0,
+    every: int = 1000,
+    resume: bool = False,
+    report: Callable[[int, dict[str, float]], None] = lambda step, stats: None,
+) -> Path:
+    """Trains for `steps` batches and writes the generator's folder, which it returns.
+
+    Every `every` steps it logs a line to `stats.jsonl`, draws `preview.png` and saves what a
+    resumed run needs. The batch and the noise of a step depend on `seed` and the step alone, so a
+    resumed run ends with the bytes of an uninterrupted one (same machine, same thread count).
+
+    Raises InputError when the folder holds a run with other options, or one and not `resume`;
+    SteerError when the loss is no longer finite (the last good checkpoint stays).
+    """
+    device = next(iter(objective.parameters())).device  # type: ignore[attr-defined]
+    start = _prepare(objective, folder, options, resume)
+    since, stats = time.perf_counter(), {}
+    for step in range(start, steps):
+        pictures = dataset.pictures(batch_indices(dataset, step, batch, seed)).to(device)
+        noise = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+        stats = objective.step(pictures, step, noise)
+        report(step + 1, stats)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            _require_finite(stats, step + 1, folder)
+            rate = (step + 1 - start) / (time.perf_counter() - since)
+            _log(folder, {"step": step + 1, "steps_per_second": round(rate, 2), **stats})
+            write_png(folder / "preview.png", objective.preview(pictures[:10]))
+            _checkpoint(objective, folder, step + 1)
+    objective.export(folder, options)
+    (folder / STATE).unlink(missing_ok=True)
+    return folder
+
+
+def batch_indices(dataset: Dataset, step: int, batch: int, seed: int) -> Tensor:
+    """Indices [batch] of a step: fresh ones of an infinite set, shuffled epochs of a finite one."""
+    places = torch.arange(step * batch, (step + 1) * batch)
+    if dataset.size is None:
+        return places + (seed << 40)
+    epochs = places // dataset.size
+    indices = torch.empty_like(places)
+    for epoch in epochs.unique().tolist():
+        chosen = epochs == epoch
+        shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(dataset.size, generator=shuffle)
+        indices[chosen] = order[places[chosen] % dataset.size]
+    return indices
+
+
+def _prepare(objective: Objective, folder: Path, options: dict[str, Any], resume: bool) -> int:
+    """Makes or takes up the run's folder; returns the step to go on from."""
+    if (folder / OPTIONS).exists():
+        before = json.loads((folder / OPTIONS).read_text())
+        if not resume:
+            raise InputError(
+                f"{folder} already holds a training run: pass --resume to go on with it, or name "
+                "another folder."
+            )
+        if other := [k for k in sorted({*before, *options}) if before.get(k) != options.get(k)]:
+            raise InputError(
+                f"{folder} was begun with other options ({', '.join(other)}): expected the same."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(folder / OPTIONS, options)
+    if not (folder / STATE).exists():
+        return 0
+    saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    objective.load_state_dict(saved["objective"])
+    _cut_log(folder, saved["step"])
+    return saved["step"]
+
+
+def _checkpoint(objective: Objective, folder: Path, step: int) -> None:
+    buffer = io.BytesIO()
+    torch.save({"step": step, "objective": objective.state_dict()}, buffer)
+    write_atomically(folder / STATE, buffer.getvalue())
+
+
+def _require_finite(stats: dict[str, float], step: int, folder: Path) -> None:
+    bad = [name for name, value in stats.items() if not math.isfinite(value)]
+    if bad:
+        raise SteerError(
+            f"training diverged: {', '.join(bad)} is not finite at step {step}; the last good "
+            f"checkpoint is kept in {folder}."
+        )
+
+
+def _log(folder: Path, row: dict[str, float]) -> None:
+    with (folder / LOG).open("a") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def _cut_log(folder: Path, step: int) -> None:
+    """Drops lines that an interrupted run wrote after its last checkpoint."""
+    lines = (folder / LOG).read_text().splitlines() if (folder / LOG).exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    write_atomically(folder / LOG, "".join(line + "\n" for line in kept).encode())

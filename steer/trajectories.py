@@ -1,0 +1,162 @@
+"""Latent codes that follow a transform of the picture (Algorithm 1 of Plumerault et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from steer.batches import in_batches
+from steer.errors import InputError
+from steer.generators.base import Generator
+from steer.inversion import Search
+from steer.optimise import minimise
+from steer.transforms import Transform, transforms
+
+
+@dataclass(frozen=True)
+class Follow:
+    """How a transform is followed.
+
+    `extent` is T, the largest shift on each side (None: the transform's own default); `points` are
+    the targets on each side, at T/points, 2 T/points .. T; `steps` the evaluations for each target.
+    `naive` starts every target from z_0 instead of the code before it, with the evaluations that
+    the recursion has spent by then (figure 10). `sides` leaves out one sign of the shift.
+    """
+
+    transform: str
+    extent: float | None = None
+    points: int = 5
+    steps: int = 50
+    naive: bool = False
+    sides: tuple[int, ...] = (-1, 1)
+    search: Search = Search(rate=0.1, final_rate=0.01)
+
+    def __post_init__(self) -> None:
+        for name in ("points", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of 1 or more, got {getattr(self, name)}.")
+        _, largest = self.warp.limits
+        if not 0 < self.reach <= largest:
+            raise InputError(
+                f"expected an extent above 0 and at most {largest:g} {self.warp.unit} for "
+                f"{self.transform}, got {self.reach:g}."
+            )
+
+    @property
+    def warp(self) -> Transform:
+        """T_t."""
+        return transforms.get(self.transform)
+
+    @property
+    def reach(self) -> float:
+        """T in the transform's unit."""
+        return self.warp.default_range if self.extent is None else self.extent
+
+    @property
+    def shifts(self) -> Tensor:
+        """delta_t [points] of one side, outward from 0."""
+        return self.reach * torch.arange(1, self.points + 1) / self.points
+
+
+@dataclass
+class Trajectories:
+    """S starts, each followed to P shifts.
+
+    z_0 [S, d], z [S, P, d], shift [S, P] in the transform's unit, error [S, P] under the search's
+    loss, evaluations [S].
+    """
+
+    z_0: Tensor
+    z: Tensor
+    shift: Tensor
+    error: Tensor
+    evaluations: Tensor
+
+
+def follow(
+    generator: Generator,
+    how: Follow,
+    starts: int = 50,
+    *,
+    first: int = 0,
+    batch: int = 32,
+    report: Callable[[int, float], None] = lambda done, error: None,
+) -> Trajectories:
+    """Trajectories of the starts `first` to `first + starts - 1` of the search's seed.
+
+    Start i is the same however the work is cut. `report` is told the number of targets reached, out
+    of `starts` times `points`, and the median error of the last ones.
+
+    >>> from steer.generators import load
+    >>> how = Follow("translate-x", points=2, steps=5)
+    >>> found = follow(load(device="cpu"), how, starts=3)
+    >>> found.z.shape, found.shift[0].tolist()
+    (torch.Size([3, 4, 10]), [-0.2..., -0.1..., 0.1..., 0.2...])
+    """
+
+    def work(items: range) -> Trajectories:
+        codes = generator.latent.sample(len(items), how.search.seed, first + items.start)
+        z_0 = how.search.projection(generator)(codes.to(generator.device))
+        return _follow_batch(
+            generator, how, z_0, lambda n, e: report(items.start * how.points + n, e)
+        )
+
+    parts = list(in_batches(work, starts, batch))
+    return Trajectories(
+        **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Trajectories)}
+    )
+
+
+def _follow_batch(
+    generator: Generator, how: Follow, z_0: Tensor, report: Callable[[int, float], None]
+) -> Trajectories:
+    """Algorithm 1 for starts [b, d], both sides at once."""
+    loss, project = how.search.loss_for(generator), how.search.projection(generator)
+    with torch.no_grad():
+        picture_0 = generator(z_0)
+    side = torch.tensor(how.sides, device=z_0.device).repeat_interleave(len(z_0))
+    origin = z_0.repeat(len(how.sides), 1)
+    z = before = origin
+    codes, errors, spent = [], [], torch.zeros(len(side), dtype=torch.long, device=z_0.device)
+    for n, shift in enumerate(how.shifts.tolist(), start=1):
+        # target: the start's picture, transformed, and where it is defined
+        target, defined = how.warp(picture_0.repeat(len(how.sides), 1, 1, 1), side * shift)
+        # z_n = argmin L(G(z), T(I_0)), from where the last two codes point
+        result = minimise(
+            lambda z, i, t=target, m=defined: loss(generator(z), t[i], m[i]),  # type: ignore[misc]
+            origin if how.naive else project(2 * z - before),
+            steps=how.steps * n if how.naive else how.steps,
+            solver=how.search.solver,
+            project=project,
+            tolerance=how.search.tolerance,
+        )
+        before, z = z, result.z
+        spent = result.evaluations if how.naive else spent + result.evaluations
+        codes.append(result.z)
+        errors.append(result.loss)
+        report(n * len(z_0), float(result.loss.median()))
+    return _ordered(how, z_0, side, torch.stack(codes, 1), torch.stack(errors, 1), spent)
+
+
+def _ordered(
+    how: Follow, z_0: Tensor, side: Tensor, codes: Tensor, errors: Tensor, spent: Tensor
+) -> Trajectories:
+    """Sides [sides * b, points, ...] to starts [b, P, ...], from the smallest shift to the largest."""
+    shift = side[:, None] * how.shifts.to(side.device)
+    b = len(z_0)
+
+    def by_start(values: Tensor) -> Tensor:
+        return torch.cat(values.split(b), dim=1)
+
+    shift = by_start(shift)
+    order = shift[0].argsort()
+    return Trajectories(
+        z_0=z_0.cpu(),
+        z=by_start(codes)[:, order].cpu(),
+        shift=shift[:, order].float().cpu(),
+        error=by_start(errors)[:, order].cpu(),
+        evaluations=sum(spent.split(b)).cpu(),  # type: ignore[union-attr]
+    )
