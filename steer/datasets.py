@@ -181,8 +181,7 @@ def _rgb(luma: Tensor, chroma: float, hue: Tensor) -> Tensor:
     """Colours [B, 3, 1, 1] of luma, chroma and hue (radians) in YIQ."""
     i, q = chroma * hue.cos(), chroma * hue.sin()
     red, green, blue = (
-        luma + a * i + b * q
-        for a, b in ((0.9563, 0.6210), (-0.2721, -0.6474), (-1.1070, 1.7046))
+        luma + a * i + b * q for a, b in ((0.9563, 0.6210), (-0.2721, -0.6474), (-1.1070, 1.7046))
     )
     return torch.stack([red, green, blue], dim=1)[:, :, None, None]
 

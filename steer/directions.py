@@ -84,16 +84,6 @@ class Direction:
         piece = np.searchsorted(self.knots, coordinate) - 1
         return norm.pdf(coordinate) / self.slopes[np.clip(piece, 0, len(self.slopes) - 1)]
 
-    def require(self, identity: dict[str, Any]) -> None:
-        """InputError where the direction was fitted on another generator."""
-        mine = self.generator
-        if mine.get("checksum") != identity.get("checksum"):
-            raise InputError(
-                f"expected a direction fitted on {identity['name']} "
-                f"(weights {_short(identity)}), but {self.name} was fitted on "
-                f"{mine.get('name', 'another generator')} (weights {_short(mine)})."
-            )
-
     def artefact(self) -> Artefact:
         """The direction as it is saved."""
         arrays = {
@@ -103,7 +93,18 @@ class Direction:
             "alphas": self.alphas,
             "response": self.response,
         }
-        facts = {
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in arrays.items()
+            if array is not None
+        }
+        made = {**self.made, "generator": self.generator, "direction": self.facts}
+        return Artefact("direction", tensors, made)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but the arrays."""
+        return {
             "name": self.name,
             "unit": self.unit,
             "span": list(self.span),
@@ -111,11 +112,6 @@ class Direction:
             "find": self.find,
             "constant": self.constant,
         }
-        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()
-                   if v is not None}
-        return Artefact(
-            "direction", tensors, {**self.made, "generator": self.generator, "direction": facts}
-        )
 
     @classmethod
     def of(cls, artefact: Artefact) -> Direction:
@@ -125,10 +121,6 @@ class Direction:
         made = {k: v for k, v in artefact.made.items() if k not in ("generator", "direction")}
         facts["span"] = tuple(facts["span"])
         return cls(**facts, **arrays, generator=artefact.made["generator"], made=made)
-
-
-def _short(identity: dict[str, Any]) -> str:
-    return str(identity.get("checksum"))[:12]
 
 
 def _extrapolated(x: Array, knots: Array, values: Array, slopes: Array) -> Array:

@@ -27,6 +27,8 @@ from steer.errors import InputError, MachineError, SteerError
 FORMAT = 1  # of the description in the safetensors metadata; raised when old readers would err
 DESCRIPTION = {"format": int, "kind": str, "made": dict, "sha256": str}
 SHARD_NAME = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.safetensors")
+# where a generator lies says nothing of its weights, whose checksum is compared
+MAY_MOVE = {"generator.model", "generator.name"}
 
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 NOT_A_NAME = {errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
@@ -278,7 +280,7 @@ def how_made(
         "shard": shard,
         "versions": {package: version(package) for package in ("steer", "torch")},
     }
-    return _plain({name: value for name, value in sorted(made.items()) if value is not None})
+    return plain({name: value for name, value in sorted(made.items()) if value is not None})
 
 
 def pack(artefact: Artefact) -> bytes:
@@ -288,7 +290,7 @@ def pack(artefact: Artefact) -> bytes:
     and over every tensor's name, dtype, shape and bytes (safetensors itself has no checksum).
     """
     tensors = {name: own_copy(tensor) for name, tensor in artefact.tensors.items()}
-    described = {"format": FORMAT, "kind": artefact.kind, "made": _plain(artefact.made)}
+    described = {"format": FORMAT, "kind": artefact.kind, "made": plain(artefact.made)}
     described["sha256"] = _digest(described, tensors)
     return safetensors.torch.save(tensors, metadata={"steer": _canonical(described)})
 
@@ -485,7 +487,9 @@ def _refuse_other_options(
     path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], whose: str
 ) -> None:
     there, here = _flat(_without_shard(found)), _flat(_without_shard(wanted))
-    differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+    differing = sorted(
+        name for name in (there | here).keys() - MAY_MOVE if there.get(name) != here.get(name)
+    )
     if differing:
         what = [
             f"{name} ({reprlib.repr(there.get(name))}, not {reprlib.repr(here.get(name))})"
@@ -498,7 +502,7 @@ def _refuse_other_options(
 
 
 def _without_shard(made: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in _plain(made).items() if name != "shard"}
+    return {name: value for name, value in plain(made).items() if name != "shard"}
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -527,7 +531,7 @@ def save_json(path: Path, value: Any) -> None:
 
     Paths become text; tensors, arrays and their scalars become numbers and lists.
     """
-    text = json.dumps(_plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
@@ -535,12 +539,12 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same value as JSON would give it back."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (str, int, type(None))):
@@ -548,5 +552,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     raise TypeError(f"no JSON for {type(value).__name__}: {value!r}")

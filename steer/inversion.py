@@ -12,7 +12,7 @@ from steer.batches import in_batches
 from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.losses import Loss, parse_loss
-from steer.optimise import Adam, Culling, Projection, Solver, Status, minimise
+from steer.optimise import Adam, Culling, Projection, Solver, minimise
 
 #: Errors that every inversion is reported under, beside the loss that was minimised.
 REPORTED = "blurred-mse+mse+l1+dssim"
@@ -139,9 +139,7 @@ class _Pool:
 
 
 @torch.no_grad()
-def _starts(
-    generator: Generator, targets: Tensor, search: Search, pool: _Pool | None
-) -> Tensor:
+def _starts(generator: Generator, targets: Tensor, search: Search, pool: _Pool | None) -> Tensor:
     """Starts [b, restarts, d] of each picture."""
     starts = []
     encoded = generator.encode(targets) if search.start != "prior" else None

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from steer.errors import InputError, MachineError
+from steer.hub import locate, read_checkpoint
 from steer.registry import Registry
 
 Error = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -197,11 +197,13 @@ def blurred_mse(height: int, sigma: float | None = None) -> BlurredMSE:
     return BlurredMSE(3 * height / 128 if sigma is None else sigma)
 
 
-def perceptual(device: torch.device | str = "cpu", backbone: str = "vgg16.tv_in1k") -> Perceptual:
-    """The distance by a timm backbone: its name, or NAME=FILE with its weights as safetensors.
+def perceptual(
+    height: int, device: torch.device | str = "cpu", backbone: str = "vgg16.tv_in1k"
+) -> Perceptual:
+    """The distance by a timm backbone: its name, or NAME=FILE with a file of its weights.
 
-    Raises InputError for a name that timm lacks or cannot take features from and for a file that
-    does not fit it, MachineError where the weights cannot be had.
+    Raises InputError for a name that timm lacks, a backbone that does not take pictures of
+    `height`, and a file that does not fit it, MachineError where the weights cannot be had.
     """
     import timm
 
@@ -212,32 +214,41 @@ def perceptual(device: torch.device | str = "cpu", backbone: str = "vgg16.tv_in1
         near = difflib.get_close_matches(name, timm.list_models(pretrained=True))
         hint = f", near matches are {', '.join(near)}" if near else ""
         raise InputError(f"expected a timm model with weights as backbone; got {name!r}{hint}.")
-    overlay = {"state_dict": _read_weights(name, Path(file))} if file else None
+    overlay = {"state_dict": _read_weights(name, file)} if file else None
     try:
         network = timm.create_model(
             name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
         )
-    except RuntimeError as error:
-        raise InputError(f"timm has no intermediate features of {name}: {error}") from error
     except OSError as error:
         raise MachineError(
             f"the weights of {name} for the perceptual loss could not be fetched "
-            f"({type(error).__name__}); a local file can be given as {name}=FILE.safetensors."
+            f"({type(error).__name__}); a local file can be given as {name}=FILE."
         ) from error
+    _check_features(network.eval(), name, height)
     config = timm.data.resolve_model_data_config(network)
     return Perceptual(network.to(device), config["mean"], config["std"])
 
 
-def _read_weights(name: str, file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, checked to be those of the timm model `name`."""
-    import timm
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+def _check_features(network: Any, name: str, height: int) -> None:
+    """Some of timm's networks take one size only, and some put the channels last."""
     try:
-        state = load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected weights of {name} (safetensors) in {file}: {error}") from error
+        with torch.no_grad():
+            levels = network(torch.zeros(1, 3, height, height))
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"the backbone {name} does not take pictures of height {height}: {error}"
+        ) from error
+    if [level.shape[1] for level in levels] != network.feature_info.channels():
+        raise InputError(
+            f"expected features [B, C, H, W] of the backbone {name}; got {list(levels[-1].shape)}."
+        )
+
+
+def _read_weights(name: str, source: str) -> dict[str, Tensor]:
+    """The state dict in a file, checked to be that of the timm model `name`."""
+    import timm
+
+    state = read_checkpoint(locate(source)).state
     with torch.device("meta"):
         wanted = timm.create_model(name).state_dict()
     wrong = [
@@ -247,7 +258,7 @@ def _read_weights(name: str, file: Path) -> dict[str, Tensor]:
     ]
     if wrong:
         raise InputError(
-            f"expected weights of {name} in {file}; {len(wrong)} tensors are missing, extra or "
+            f"expected weights of {name} in {source}; {len(wrong)} tensors are missing, extra or "
             f"misshaped, among them {min(wrong)}."
         )
     return state

@@ -168,9 +168,7 @@ def minimise(
     return best
 
 
-def value_and_gradient(
-    objective: Objective, z: Tensor, items: Tensor
-) -> tuple[Tensor, Tensor]:
+def value_and_gradient(objective: Objective, z: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Losses [b] and their gradients [b, d]; the sum's gradient is each item's own."""
     z = z.detach().requires_grad_()
     with torch.enable_grad():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steer.batches import in_batches
 from steer.errors import InputError
+from steer.files import Artefact, finished_shards, make_folder, save, shard_path
 from steer.generators.base import Generator
 from steer.inversion import Search
 from steer.optimise import minimise
@@ -32,7 +37,7 @@ class Follow:
     steps: int = 50
     naive: bool = False
     sides: tuple[int, ...] = (-1, 1)
-    search: Search = Search(rate=0.1, final_rate=0.01)
+    search: Search = field(default_factory=lambda: Search(rate=0.1, final_rate=0.01))
 
     def __post_init__(self) -> None:
         for name in ("points", "steps"):
@@ -74,6 +79,15 @@ class Trajectories:
     shift: Tensor
     error: Tensor
     evaluations: Tensor
+
+    def artefact(self, made: dict[str, Any]) -> Artefact:
+        """The trajectories as they are saved."""
+        return Artefact("trajectories", dict(vars(self)), made)
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> Trajectories:
+        """The trajectories that an artefact of that kind holds."""
+        return cls(**artefact.tensors)
 
 
 def follow(
@@ -144,7 +158,7 @@ def _follow_batch(
 def _ordered(
     how: Follow, z_0: Tensor, side: Tensor, codes: Tensor, errors: Tensor, spent: Tensor
 ) -> Trajectories:
-    """Sides [sides * b, points, ...] to starts [b, P, ...], from the smallest shift to the largest."""
+    """Sides [sides * b, points, ...] to starts [b, P, ...], in the order of the shifts."""
     shift = side[:, None] * how.shifts.to(side.device)
     b = len(z_0)
 
@@ -160,3 +174,46 @@ def _ordered(
         error=by_start(errors)[:, order].cpu(),
         evaluations=sum(spent.split(b)).cpu(),  # type: ignore[union-attr]
     )
+
+
+def follow_in_shards(
+    generator: Generator,
+    how: Follow,
+    starts: int,
+    folder: Path,
+    made: dict[str, Any],
+    *,
+    shard: int = 64,
+    batch: int = 32,
+    resume: bool = False,
+    report: Callable[[int, float], None] = lambda done, error: None,
+) -> Path:
+    """Trajectories in files of `shard` starts each, so that memory does not grow with `starts`.
+
+    With `resume`, whole shards that were made the same way are kept. Under torchrun each process
+    makes the shards of its rank. Raises InputError where the folder holds shards and not `resume`,
+    or shards made with other options.
+    """
+    make_folder(folder)
+    count = math.ceil(starts / shard)
+    done = finished_shards(folder, count, made)
+    if done and not resume:
+        raise InputError(
+            f"{folder} already holds {len(done)} finished shards: pass --resume to go on with "
+            "them, or name another output."
+        )
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    for index in range(rank, count, world):
+        first = index * shard
+        if index not in done:
+            part = follow(
+                generator,
+                how,
+                min(shard, starts - first),
+                first=first,
+                batch=batch,
+                report=lambda n, e, before=first: report(before * how.points + n, e),  # type: ignore[misc]
+            )
+            save(part.artefact({**made, "shard": index}), shard_path(folder, index, count))
+        report(min(first + shard, starts) * how.points, math.nan)
+    return folder

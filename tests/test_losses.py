@@ -225,7 +225,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_perceptual_takes_its_weights_from_a_file(weights: Path) -> None:
-    distance = perceptual(backbone=f"{BACKBONE}={weights}")
+    distance = perceptual(64, backbone=f"{BACKBONE}={weights}")
     assert not any(p.requires_grad for p in distance.network.parameters())
     full = timm.create_model(BACKBONE).eval()
     full.load_state_dict(load_file(weights))
@@ -240,7 +240,7 @@ def test_perceptual_takes_its_weights_from_a_file(weights: Path) -> None:
 
 
 def test_loading_a_backbone_is_silent(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
-    perceptual(backbone=f"{BACKBONE}={weights}")
+    perceptual(64, backbone=f"{BACKBONE}={weights}")
     assert caplog.records == []
 
 
@@ -255,7 +255,7 @@ def test_weights_that_do_not_fit_are_refused(weights: Path, tmp_path: Path) -> N
         file = tmp_path / f"{name}.safetensors"
         save_file(wrong, file)
         with pytest.raises(InputError, match=r"1 tensors are .*, among them conv_stem\."):
-            perceptual(backbone=f"{BACKBONE}={file}")
+            perceptual(64, backbone=f"{BACKBONE}={file}")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html>no weights here</html>"])
@@ -263,13 +263,28 @@ def test_a_file_without_weights_is_refused(content: bytes | None, tmp_path: Path
     file = tmp_path / "weights.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(InputError, match=f"expected weights of {BACKBONE} .* in .*weights"):
-        perceptual(backbone=f"{BACKBONE}={file}")
+    with pytest.raises(InputError, match=f"{file}"):
+        perceptual(64, backbone=f"{BACKBONE}={file}")
 
 
 def test_an_unknown_backbone_lists_near_matches() -> None:
     with pytest.raises(InputError, match=r"got 'vgg16.tv_in1', near matches are vgg16.tv_in1k"):
-        perceptual(backbone="vgg16.tv_in1")
+        perceptual(64, backbone="vgg16.tv_in1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_vit3", "test_vit3 does not take pictures of height 64: .*160"),
+        ("test_coatnet", "test_coatnet does not take pictures of height 64: "),
+        ("test_mambaout", r"expected features \[B, C, H, W\] .* got \[1, 2, 2, 64\]"),
+    ],
+)
+def test_a_backbone_that_does_not_serve(name: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(name).state_dict(), file)
+    with pytest.raises(InputError, match=message):
+        perceptual(64, backbone=f"{name}={file}")
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -282,7 +297,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.shared
 def test_perceptual_of_a_trained_backbone(shared: Path) -> None:
     file = shared / "data/backbones/tf_efficientnet_lite0.fp16.safetensors"
-    distance = perceptual(backbone=f"tf_efficientnet_lite0={file}")
+    distance = perceptual(64, backbone=f"tf_efficientnet_lite0={file}")
     picture = functional.interpolate(noise(1, 3, 8, 8).float(), size=64, mode="bilinear")
     levels = [0.02, 0.1, 0.3]
     errors = [distance(picture + k * noise(1, 3, 64, 64).float(), picture).item() for k in levels]

@@ -1,6 +1,7 @@
 """Measures against scikit-image's regionprops and YIQ, SciPy, closed forms, and the transforms."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from skimage.color import rgb2yiq
 from skimage.measure import regionprops
 from torch import Tensor
 
+from steer import generators
 from steer.errors import InputError
 from steer.measures import Background, Intensity, Measure, finders, properties
 from steer.transforms import transforms
@@ -166,6 +168,20 @@ def test_background_of_an_object_that_reaches_over_the_border() -> None:
     torch.testing.assert_close(Background()(picture), wanted)
 
 
+@pytest.mark.shared
+def test_background_follows_generated_chairs(shared: Path) -> None:
+    chairs = generators.load(str(shared / "data/generators/disvae/VAE_chairs"), "cpu")
+    with torch.no_grad():
+        pictures = chairs(chairs.latent.sample(32, seed=0))
+    measure = Measure(["translate-x", "translate-y", "area"], "background")
+    before = measure(pictures)
+    assert before[:, :2].abs().max() < 0.15
+    assert before[:, 2].min() > 0.02 and before[:, 2].max() < 0.3
+    after = measure(transforms.get("translate-x")(pictures, 0.051)[0])
+    moved = measure.difference(after, before, "translate-x")
+    torch.testing.assert_close(moved[:, 0], torch.full_like(moved[:, 0], 0.051), atol=0.005, rtol=0)
+
+
 @pytest.mark.parametrize("find", ["intensity", "background"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_masks_are_soft_and_shaped_alike(find: str, channels: int) -> None:
@@ -230,7 +246,9 @@ def test_pictures_are_measured_alone_and_in_order() -> None:
 
 
 def test_measures_have_gradients() -> None:
-    pictures = coloured(ellipse()).requires_grad_()
+    pictures = coloured(ellipse())
+    pictures[..., :3, :3] = 0  # has no hue to have a gradient
+    pictures.requires_grad_()
     names = properties.names()
     for column, value in enumerate(Measure(names, "background")(pictures)[0]):
         (gradient,) = torch.autograd.grad(value, pictures, retain_graph=True)

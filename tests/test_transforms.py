@@ -125,6 +125,14 @@ def test_translating_by_whole_pixels_is_a_roll(name: str, axis: int, pixels: int
     assert torch.equal(lost, uncovered.expand_as(lost))
 
 
+@pytest.mark.parametrize("name", GEOMETRIC)
+@pytest.mark.parametrize("amount", [-1.0, -1e-5, 1e-5, 1.0])
+def test_no_darkness_enters_from_outside(name: str, amount: float) -> None:
+    transform = transforms.get(name)
+    white, _ = transform(torch.ones(1, 1, 8, 8), amount * transform.default_range)
+    torch.testing.assert_close(white, torch.ones(1, 1, 8, 8), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("t", "turns"), [(90.0, 1), (180.0, 2), (-90.0, -1), (-180.0, 2)])
 def test_a_quarter_turn_is_rot90_counter_clockwise(t: float, turns: int) -> None:
     pictures = noise(2, 3, 9, 9)

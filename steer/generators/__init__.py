@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files as package_files
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ __all__ = [
     "generators",
     "load",
     "pick_device",
+    "require_same",
 ]
 
 #: What `--model` finds by name: anything that makes a `Generator` when called.
@@ -34,13 +36,13 @@ for _family in (VAE, DisVAE, DCGAN):
     families.register(_family.family, _family)
 
 
+EMBEDDED = Path(str(package_files("steer"))) / "embedded"
+
+
 @generators.register("sprites")
 def sprites() -> Generator:
     """The embedded generator: coloured sprites, trained by `steer train-vae`."""
     return from_checkpoint(str(EMBEDDED / "sprites"))
-
-
-EMBEDDED = Path(str(package_files("steer"))) / "embedded"
 
 
 def load(model: str = "sprites", device: str = "auto") -> Generator:
@@ -55,6 +57,7 @@ def load(model: str = "sprites", device: str = "auto") -> Generator:
     """
     generator = generators.get(model)() if model in generators else from_checkpoint(model)
     generator.name = model if model in generators else Path(model.rstrip("/")).name
+    generator.model = model
     if generator.checksum is None:
         generator.checksum = _fingerprint(generator)
     return generator.eval().requires_grad_(False).to(pick_device(device))
@@ -72,7 +75,19 @@ def from_checkpoint(model: str) -> Generator:
     family = recognise(checkpoint)
     generator = family.from_checkpoint(checkpoint)  # type: ignore[attr-defined]
     generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
+    beside = Path(model) / "directions"
+    generator.directions = {file.stem: file for file in sorted(beside.glob("*.safetensors"))}
     return generator
+
+
+def require_same(made_with: Mapping[str, Any], generator: Generator, kind: str) -> None:
+    """InputError where an artefact was made with other weights than the generator's."""
+    if made_with.get("checksum") != generator.checksum:
+        raise InputError(
+            f"expected {kind} of {generator.name} (weights {str(generator.checksum)[:12]}), got "
+            f"{kind} of {made_with.get('name', 'an unknown generator')} "
+            f"(weights {str(made_with.get('checksum'))[:12]})."
+        )
 
 
 def unknown_model(model: str) -> InputError:

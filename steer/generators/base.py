@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,8 +90,11 @@ class Generator(nn.Module):
         self.latent = latent
         self.picture = picture
         self.name = type(self).__name__.lower()
+        self.model = self.name
         self.checksum: str | None = None
         self.verified = False
+        #: Directions that come with the generator, by name.
+        self.directions: dict[str, Path] = {}
 
     def encode(self, pictures: Tensor) -> Tensor | None:
         """Codes [B, dim] guessed for pictures [B, C, H, W]; None where there is no encoder."""
@@ -107,9 +111,10 @@ class Generator(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def identity(self) -> dict[str, Any]:
-        """What artefacts record of the generator: name, family, weights' checksum, verified."""
+        """What artefacts record: name, what `--model` was, family, checksum, verified."""
         return {
             "name": self.name,
+            "model": self.model,
             "family": self.family or self.name,
             "checksum": self.checksum,
             "verified": self.verified,

@@ -31,7 +31,9 @@ class DCGAN(Generator):
         for index in range(len(widths) - 1):
             stride, padding = (1, 0) if index == 0 else (2, 1)
             layers += [
-                nn.ConvTranspose2d(widths[index], widths[index + 1], 4, stride, padding, bias=False),
+                nn.ConvTranspose2d(
+                    widths[index], widths[index + 1], 4, stride, padding, bias=False
+                ),
                 nn.BatchNorm2d(widths[index + 1]),
                 nn.ReLU(),
             ]

@@ -94,7 +94,9 @@ class VAE(Generator):
                 f"{checkpoint.origin}: config.json of a VAE lacks {', '.join(sorted(missing))}."
             )
         options = {key: checkpoint.config[key] for key in ("latent", "widths", "dense")}
-        return _filled(cls(PictureShape(*checkpoint.config["picture"]), **options), checkpoint.state)
+        return _filled(
+            cls(PictureShape(*checkpoint.config["picture"]), **options), checkpoint.state
+        )
 
 
 class DisVAE(VAE):
@@ -114,22 +116,22 @@ class DisVAE(VAE):
     def from_checkpoint(cls, checkpoint: Checkpoint) -> VAE:
         """The network with its tensors under this project's names."""
         state = dict(checkpoint.state)
-        extra_block = ["_64"] if "encoder.conv_64.weight" in state else []
+        large = "encoder.conv_64.weight" in state
+        convolutions = ["conv1", "conv2", "conv3", *["conv_64"] * large]
+        transposed = [*["convT_64"] * large, "convT1", "convT2", "convT3"]
         names = {
-            "encoder": ["conv1", "conv2", "conv3", *(f"conv{x}" for x in extra_block)]
-            + ["lin1", "lin2", "mu_logvar_gen"],
-            "decoder": ["lin1", "lin2", "lin3", *(f"convT{x}" for x in extra_block)]
-            + ["convT1", "convT2", "convT3"],
+            "encoder": [*convolutions, "lin1", "lin2", "mu_logvar_gen"],
+            "decoder": ["lin1", "lin2", "lin3", *transposed],
         }
         for end in ("weight", "bias"):
             key = f"encoder.mu_logvar_gen.{end}"
             if key in state:
                 state[key] = torch.cat([state[key][0::2], state[key][1::2]])
-        size = 64 if extra_block else 32
+        size = 64 if large else 32
         vae = cls(
             PictureShape(_length(state, "encoder.conv1.weight", 1), size, size),
             latent=_length(state, "decoder.lin1.weight", 1),
-            widths=[_length(state, "encoder.conv1.weight", 0)] * (4 if extra_block else 3),
+            widths=[_length(state, "encoder.conv1.weight", 0)] * (4 if large else 3),
             dense=[_length(state, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
         )
         renamed = {}

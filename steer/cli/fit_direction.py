@@ -1,0 +1,125 @@
+"""steer fit-direction: u and g of a factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options
+from steer.cli.options import Batch, Device, Json, Measure, OptionalModel, Quiet, Seed
+from steer.cli.trajectories import (
+    Constraint,
+    Extent,
+    Loss,
+    Points,
+    Sigma,
+    Starts,
+    Steps,
+    facts,
+    follow_options,
+)
+
+if TYPE_CHECKING:
+    from steer.files import Artefact
+    from steer.trajectories import Trajectories
+
+NAME = "fit-direction"
+
+
+def command(
+    trajectories: Annotated[
+        list[str] | None,
+        typer.Option("--trajectories", help="Trajectories to fit; several are merged."),
+    ] = None,
+    transform: Annotated[
+        str, typer.Option("--transform", "-t", help="Transform to follow without trajectories.")
+    ] = "translate-x",
+    model: OptionalModel = None,
+    starts: Starts = 64,
+    extent: Extent = None,
+    points: Points = 5,
+    steps: Steps = 50,
+    loss: Loss = "blurred-mse",
+    sigma: Sigma = None,
+    constraint: Constraint = "ball",
+    worst: Annotated[float, typer.Option(min=0, max=0.9, help="Share of codes to drop.")] = 0.1,
+    threshold: Annotated[
+        float | None, typer.Option(help="Drop codes with an error above this instead.")
+    ] = None,
+    smoothness: Annotated[float, typer.Option(min=0, help="Weight of g's smoothness.")] = 1.0,
+    samples: Annotated[int, typer.Option(min=2, help="Codes to calibrate with.")] = 256,
+    measure: Measure = None,
+    batch: Batch = 32,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="Direction file; - or nothing for a pipe.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit t = g(<u, z>) to trajectories, following the transform first where none are given.
+
+    The direction is then calibrated: the measured property at each coordinate is kept with it.
+
+    Example: steer fit-direction --transform zoom -o zoom.safetensors
+    """
+    target = options.save_or_pipe(out)
+    options.refuse_json_on_stdout(json_, target)
+    from steer.directions import Pairs, fit
+    from steer.evaluation import calibrate
+    from steer.files import how_made, load, save
+    from steer.trajectories import follow
+    from steer.transforms import transforms
+
+    if trajectories:
+        artefacts = [load(path, "trajectories") for path in trajectories]
+        generator = options.open_generator(model, device, artefacts[0])
+        known, source = _merged(trajectories, artefacts), artefacts[0].made["options"]
+    else:
+        how = follow_options(transform, extent, points, steps, loss, sigma, constraint, seed)
+        generator = options.open_generator(model, device)
+        with options.progress(f"following {transform}", starts * points, quiet) as bar:
+            known = follow(generator, how, starts, batch=batch, report=bar)
+        source = {**facts(how), "starts": starts}
+    warp = transforms.get(str(source["transform"]))
+    direction = fit(
+        warp.name, warp.unit, Pairs.of(known),
+        worst=worst, threshold=threshold, smoothness=smoothness, seed=seed,
+    )  # fmt: skip
+    direction.generator = generator.identity()
+    direction = calibrate(generator, direction, measure, samples=samples, seed=seed)
+    direction.made = how_made(
+        "fit-direction",
+        seed=seed,
+        trajectories=source,
+        worst=None if threshold is not None else worst,
+        threshold=threshold,
+        smoothness=smoothness,
+        samples=samples,
+    )
+    save(direction.artefact(), target)
+    if json_:
+        options.print_json({"direction": target, **direction.facts, **direction.artefact().made})
+
+
+def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories:
+    """All trajectories as one set; InputError where they are not of one generator and transform."""
+    import torch
+
+    from steer.errors import InputError
+    from steer.trajectories import Trajectories
+
+    def what(artefact: Artefact) -> tuple[str, str]:
+        made = artefact.made
+        return str(made["options"]["transform"]), str(made["generator"].get("checksum"))[:12]
+
+    for name, artefact in zip(names, artefacts, strict=True):
+        if what(artefact) != what(artefacts[0]):
+            raise InputError(
+                f"expected trajectories of one transform and generator, {names[0]} holds "
+                f"{what(artefacts[0])} and {name} {what(artefact)}."
+            )
+    columns = artefacts[0].tensors
+    return Trajectories(**{c: torch.cat([a.tensors[c] for a in artefacts]) for c in columns})

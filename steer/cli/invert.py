@@ -1,0 +1,89 @@
+"""steer invert: photos to latent codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer.cli import options
+from steer.cli.options import Batch, Device, Json, Model, Quiet, Resume, Seed
+
+NAME = "invert"
+
+
+def command(
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of them.")],
+    model: Model = "sprites",
+    loss: Annotated[
+        str, typer.Option("--loss", help="NAME:WEIGHT+... of blurred-mse, mse, l1, dssim, ...")
+    ] = "blurred-mse",
+    sigma: Annotated[float | None, typer.Option(help="Blur of blurred-mse, in pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the search.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Starts tried per picture.")] = None,
+    start: Annotated[str, typer.Option(help="auto, encoder or prior.")] = "auto",
+    rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
+    final_rate: Annotated[float | None, typer.Option(help="Learning rate at the end.")] = None,
+    constraint: Annotated[str, typer.Option(help="ball or none.")] = "ball",
+    tolerance: Annotated[float | None, typer.Option(help="Loss at which a picture ends.")] = None,
+    align: Annotated[str, typer.Option(help="crop or letterbox to the generator's size.")] = "crop",
+    batch: Batch = 32,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="Latents file; - or nothing for a pipe.")
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="PNG of the pictures beside their reconstructions.")
+    ] = None,
+    resume: Resume = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the latent codes of pictures (equations 1 to 3 of Plumerault et al. 2020).
+
+    Pictures that cannot be read are named on stderr, the others are done, and the status is 3.
+
+    Example: steer invert photo.png --preview preview.png -o z.safetensors
+    """
+    target = options.save_or_pipe(out)
+    options.refuse_json_on_stdout(json_, target)
+    from steer.files import save
+    from steer.images import find_images, write_png
+    from steer.inversion import Search
+    from steer.photos import invert_photos, preview_of
+
+    given = {
+        "steps": steps,
+        "restarts": restarts,
+        "rate": rate,
+        "final_rate": final_rate,
+        "tolerance": tolerance,
+    }
+    search = Search(
+        loss=loss,
+        sigma=sigma,
+        start=start,
+        constraint=constraint,
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    paths = find_images(pictures)
+    generator = options.open_generator(model, device)
+    with options.progress("inverting", len(paths), quiet) as bar:
+        done = invert_photos(
+            generator, paths, search,
+            align=align, batch=batch, out=None if target == "-" else Path(target),
+            resume=resume, report=bar,
+        )  # fmt: skip
+    for path, reason in done.failed.items():
+        print(f"steer: {path}: left out: {reason}", file=sys.stderr)
+    save(done.artefact, target)
+    if preview is not None:
+        write_png(preview, preview_of(generator, done, align))
+    if json_:
+        options.print_json({"latents": target, **done.summary()})
+    if done.failed:
+        raise typer.Exit(3)

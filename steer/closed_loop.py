@@ -1,0 +1,231 @@
+"""Closed-loop search for codes whose measured properties are at exact values, item by item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steer.batches import in_batches
+from steer.directions import Direction
+from steer.generators.base import Generator
+from steer.images import quantise
+from steer.measures import Measure
+
+#: Coordinates that are looked through, and the stride of the search for a crossing.
+REACH = 4.5
+STRIDE = 0.25
+#: The search goes on to this share of a property's tolerance.
+MARGIN = 0.2
+Array = NDArray[np.float64]
+
+
+def place(z: Tensor, directions: Sequence[Direction], coordinates: Array) -> Tensor:
+    """The nearest codes [n, d] whose coordinates on the directions are `coordinates` [n, k].
+
+    For one direction this is z - <z, u> u + alpha u; for several the smallest change in their span.
+
+    >>> u = Direction("translate-x", "width", np.array([1.0, 0.0]), np.full(100, 0.1))
+    >>> place(torch.tensor([[5.0, 2.0]]), [u], np.array([[0.5]])).tolist()
+    [[0.5, 2.0]]
+    """
+    basis = torch.from_numpy(np.stack([d.u for d in directions])).to(z.device)
+    wanted = torch.from_numpy(np.asarray(coordinates, float)).to(z.device)
+    change = wanted - z.double() @ basis.T
+    return (z.double() + change @ torch.linalg.pinv(basis @ basis.T) @ basis).to(z.dtype)
+
+
+class Plant:
+    """A generator seen through a measure: codes to what the written picture will show."""
+
+    def __init__(self, generator: Generator, names: Sequence[str], find: str, batch: int = 64):
+        self.generator, self.batch = generator, batch
+        self.measure = Measure(names, find)
+
+    @torch.no_grad()
+    def __call__(self, z: Tensor) -> Tensor:
+        """Measured values [n, k] of codes [n, d], on the picture as an 8-bit file holds it."""
+        if not len(z):
+            return torch.empty(0, len(self.measure.names), dtype=torch.float64)
+        return torch.cat(list(in_batches(lambda part: self._part(z, part), len(z), self.batch)))
+
+    def _part(self, z: Tensor, part: range) -> Tensor:
+        codes = z[part.start : part.stop].to(self.generator.device)
+        return self.measure(quantise(self.generator(codes)).cpu())
+
+    def tolerances(self, given: float | None = None) -> Tensor:
+        """What counts as exact [k], in each property's unit."""
+        own = [p.tolerance for p in self.measure.properties]
+        return torch.tensor(own if given is None else [given] * len(own), dtype=torch.float64)
+
+    def error(self, measured: Tensor, wanted: Tensor) -> Tensor:
+        """Measured minus wanted [n, k], wrapped where a property is periodic."""
+        properties = self.measure.properties
+        columns = [p.difference(measured[:, j], wanted[:, j]) for j, p in enumerate(properties)]
+        return torch.stack(columns, 1)
+
+
+def solve(
+    plant: Plant,
+    z: Tensor,
+    directions: Sequence[Direction],
+    wanted: Tensor,
+    guess: Array,
+    tolerances: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Codes [n, d] nearest in measure to `wanted` [n, k], and forward passes spent [n].
+
+    One direction: the crossing of the measured value nearest to the item's own coordinate is
+    bracketed, then narrowed, so the move is the smallest that reaches the value. Several: a damped
+    Newton iteration on the measured Jacobian in the span of the directions, from `guess` [n, k].
+    Items without an object, and items that get no nearer, stay where they are.
+    """
+    problem = _Problem(plant, z, directions, wanted, tolerances)
+    if len(directions) == 1:
+        _bracket(problem)
+    else:
+        _newton(problem, guess)
+    moved = (problem.best != problem.own).any(1) & ~problem.lost
+    codes = z.clone()
+    codes[moved] = place(z[moved], directions, problem.best[moved].numpy())
+    return codes, problem.evaluations
+
+
+class _Problem:
+    """Items on their way to their targets: evaluates coordinates, remembers each item's best."""
+
+    def __init__(
+        self,
+        plant: Plant,
+        z: Tensor,
+        directions: Sequence[Direction],
+        want: Tensor,
+        tolerances: Tensor,
+    ):
+        self.plant, self.z, self.directions = plant, z, directions
+        self.want, self.tolerances = want, tolerances
+        self.own = torch.from_numpy(np.stack([d.coordinate(z) for d in directions], 1))
+        self.best = self.own.clone()
+        self.size = torch.full((len(z),), math.inf, dtype=torch.float64)
+        self.evaluations = torch.zeros(len(z), dtype=torch.long)
+        self.origin = self.error(torch.arange(len(z)), self.own)
+        self.lost = self.origin.isnan().any(1)
+
+    def error(self, items: Tensor, coordinates: Tensor) -> Tensor:
+        """Signed errors [b, k] of items [b] at coordinates [b, k], in tolerances."""
+        codes = place(self.z[items], self.directions, coordinates.numpy())
+        error = self.plant.error(self.plant(codes), self.want[items]) / self.tolerances
+        size = error.abs().amax(1).nan_to_num(math.inf)
+        self.evaluations.index_add_(0, items, torch.ones_like(items))
+        # an item may stand several times in one call: its smallest error is kept
+        order = size.argsort(descending=True)
+        better = order[size[order] < self.size[items[order]]]
+        self.best[items[better]] = coordinates[better]
+        self.size[items[better]] = size[better]
+        return error
+
+    @property
+    def open(self) -> Tensor:
+        """Items [m] that have an object and are not at their target yet."""
+        return ((self.size > MARGIN) & ~self.lost).nonzero()[:, 0]
+
+
+def _bracket(problem: _Problem) -> None:
+    """One knob: outward from the item's coordinate, stride by stride on both sides, until the error
+    changes sign; then narrowed. A change of sign that turns out to be a jump is passed over."""
+    own, start = problem.own[:, 0], problem.origin[:, 0]
+    ends = {-1: (own.clone(), start.clone()), 1: (own.clone(), start.clone())}
+    for _ in range(math.ceil(2 * REACH / STRIDE)):
+        crossings = []
+        for side, (at, value) in ends.items():
+            items = problem.open
+            ahead = at[items] + side * STRIDE
+            inside = (ahead.abs() <= REACH) | (ahead.abs() < at[items].abs())
+            items, ahead = items[inside], ahead[inside]
+            error = problem.error(items, ahead[:, None])[:, 0]
+            jump = (error - value[items]).abs() * problem.tolerances[0] > _half_turn(problem)
+            crossed = (error * value[items] <= 0) & ~jump
+            crossings.append(
+                (
+                    items[crossed],
+                    at[items][crossed],
+                    value[items][crossed],
+                    ahead[crossed],
+                    error[crossed],
+                )
+            )
+            at[items], value[items] = ahead, torch.where(error.isnan(), value[items], error)
+        for crossing in crossings:
+            _narrow(problem, *crossing)
+        if not len(problem.open):
+            break
+
+
+def _half_turn(problem: _Problem) -> float:
+    """A change of a periodic property beyond which a sign change is its wrap, not a crossing."""
+    period = problem.plant.measure.properties[0].period
+    return math.inf if period is None else period / 2
+
+
+def _narrow(
+    problem: _Problem, items: Tensor, a: Tensor, error_a: Tensor, b: Tensor, error_b: Tensor
+) -> None:
+    """Bracketed root by the Illinois rule, with a bisection every third round."""
+    for round_ in range(18):
+        still = problem.size[items] > MARGIN
+        items, a, b = items[still], a[still], b[still]
+        error_a, error_b = error_a[still], error_b[still]
+        if not len(items):
+            return
+        share = (error_a / (error_a - error_b)).nan_to_num(0.5).clamp(0.05, 0.95)
+        if round_ % 3 == 2:
+            share = torch.full_like(share, 0.5)
+        middle = a + share * (b - a)
+        error = problem.error(items, middle[:, None])[:, 0]
+        error = torch.where(error.isnan(), error_a, error)
+        left = error * error_a <= 0
+        # the end that stays twice counts half, so that it moves in the end
+        error_b = torch.where(left, error, error_b / 2)
+        b = torch.where(left, middle, b)
+        error_a = torch.where(left, error_a / 2, error)
+        a = torch.where(left, a, middle)
+
+
+def _newton(problem: _Problem, guess: Array, rounds: int = 14) -> None:
+    """Several knobs: Levenberg-Marquardt on the measured Jacobian, from where g would go."""
+    k = guess.shape[1]
+    items = problem.open
+    at = torch.from_numpy(guess)[items].clamp(-REACH, REACH)
+    error = problem.error(items, at)
+    blind = error.isnan().any(1)
+    at[blind], error[blind] = problem.own[items][blind], problem.origin[items][blind]
+    damping = torch.full((len(items),), 1e-2, dtype=torch.float64)
+    for _ in range(rounds):
+        still = problem.size[items] > MARGIN
+        items, at, error, damping = items[still], at[still], error[still], damping[still]
+        if not len(items):
+            return
+        jacobian = _jacobian(problem, items, at, error)
+        gram = jacobian.mT @ jacobian
+        scale = torch.diagonal(gram, dim1=1, dim2=2).amax(1)
+        damped = gram + (damping * scale + 1e-12)[:, None, None] * torch.eye(k, dtype=gram.dtype)
+        step = torch.linalg.solve(damped, (jacobian.mT @ error[:, :, None]))[:, :, 0]
+        trial = (at - step.clamp(-1, 1)).clamp(-REACH, REACH)
+        found = problem.error(items, trial)
+        better = found.norm(dim=1) < error.norm(dim=1)
+        at = torch.where(better[:, None], trial, at)
+        error = torch.where(better[:, None], found, error)
+        damping = torch.where(better, damping / 5, damping * 5).clamp(1e-6, 1e3)
+
+
+def _jacobian(problem: _Problem, items: Tensor, at: Tensor, error: Tensor) -> Tensor:
+    """Change of each error per unit of each coordinate [b, k, k], by forward differences."""
+    k, h = at.shape[1], 0.1
+    steps = h * torch.eye(k, dtype=at.dtype)
+    ahead = (at[:, None, :] + steps).reshape(-1, k)
+    errors = problem.error(items.repeat_interleave(k), ahead).reshape(-1, k, k)
+    return ((errors - error[:, None, :]) / h).nan_to_num(0.0).mT

@@ -1,0 +1,456 @@
+"""What a direction does to measured pictures (section 3.1 of Plumerault et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import circmean, circstd, ks_1samp, norm
+from torch import Tensor
+
+from steer.closed_loop import Plant, place
+from steer.control import Setting, Status, control
+from steer.directions import Direction
+from steer.distributions import Mixture, parse_distribution
+from steer.errors import InputError
+from steer.generators.base import Generator, LatentSpace
+from steer.measures import Measure, Property, properties
+
+#: Coordinates at which the response of a direction is measured.
+ALPHAS = np.arange(-3, 3.5, 0.5)
+#: Quantiles that are reported of every measured distribution.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+#: Half of the difference of coordinates over which leakage is measured.
+STEP = 0.25
+#: A border whose median is under this, in every channel, is black.
+BLACK = 0.1
+Array = NDArray[np.float64]
+Report = Callable[[float, str], None]
+
+
+# --- the measured response ---
+
+
+@torch.no_grad()
+def choose_measure(generator: Generator) -> str:
+    """The finder that suits a generator: `intensity` where its pictures have black borders.
+
+    Asks the median of the border pixels, channel by channel, on most of 64 pictures; `background`
+    finds what differs from the border's colour otherwise.
+
+    >>> from steer.generators import Generator, LatentSpace, PictureShape
+    >>> class White(Generator):
+    ...     def forward(self, z):
+    ...         return torch.ones(len(z), *self.picture)
+    >>> choose_measure(White(LatentSpace(2), PictureShape(1, 8, 8)))
+    'background'
+    """
+    pictures = generator(generator.latent.sample(64, seed=0).to(generator.device))
+    sides = pictures[:, :, [0, -1]].flatten(2), pictures[:, :, 1:-1, [0, -1]].flatten(2)
+    black = (torch.cat(sides, dim=2).median(dim=2).values < BLACK).all(dim=1)
+    return "intensity" if black.float().mean() > 0.5 else "background"
+
+
+def calibrate(
+    generator: Generator,
+    direction: Direction,
+    find: str | None = None,
+    samples: int = 256,
+    seed: int = 0,
+    batch: int = 64,
+) -> Direction:
+    """The direction with its measured response: `find`, `constant`, `alphas` and `response` filled.
+
+    Codes drawn from the prior are placed at each coordinate alpha by z - <z, u> u + alpha u. The
+    rows of `response` are the mean, the standard deviation (both circular for a periodic property)
+    and the share of pictures in which the property was found, without which alphas are left out.
+    `find` is chosen by `choose_measure` where it is None.
+
+    A direction that is not measurable comes back with `find` and `constant` None.
+
+    >>> from steer.generators import Generator, LatentSpace, PictureShape
+    >>> class Grey(Generator):
+    ...     def forward(self, z):
+    ...         return (0.5 + 0.1 * z[:, :1, None, None]).expand(-1, *self.picture)
+    >>> lighter = Direction("brightness", "luminance", np.array([1.0, 0.0]), np.full(100, 0.1))
+    >>> lighter = calibrate(Grey(LatentSpace(2), PictureShape(1, 8, 8)), lighter, samples=4)
+    >>> round(lighter.constant, 2), lighter.alphas[[0, -1]].tolist(), lighter.response[-1].round(2)
+    (0.5, [-3.0, 3.0], array([0.8, 0. , 1. ]))
+    """
+    if direction.name not in properties:
+        return replace(direction, find=None, constant=None, alphas=None, response=None)
+    find = find or choose_measure(generator)
+    plant = Plant(generator, [direction.name], find, batch)
+    values = _measured_at(plant, generator.latent.sample(samples, seed), direction, ALPHAS)
+    seen = ~np.isnan(values).all(axis=1)
+    alphas = ALPHAS[seen]
+    response = _response(properties.get(direction.name), values[seen], alphas)
+    at_0 = response[alphas == 0, 0]
+    constant = float(at_0[0]) if len(at_0) else None
+    return replace(direction, find=find, constant=constant, alphas=alphas, response=response)
+
+
+def _measured_at(plant: Plant, z: Tensor, direction: Direction, alphas: Sequence | Array) -> Array:
+    """The measured property [A, n] of codes [n, d] placed at each coordinate."""
+    rows = [plant(place(z, [direction], np.full((len(z), 1), a)))[:, 0] for a in alphas]
+    return torch.stack(rows).numpy()
+
+
+def _response(prop: Property, values: Array, alphas: Array) -> Array:
+    """Mean, standard deviation and share found [A, 3] of values [A, n], each row with some found.
+
+    Means of a periodic property are unwrapped: they go on beyond half a period and do not jump.
+    """
+    share = 1 - np.isnan(values).mean(axis=1)
+    if prop.period is None or not len(alphas):
+        return np.stack([np.nanmean(values, axis=1), np.nanstd(values, axis=1), share], axis=1)
+    ends = {"high": prop.period / 2, "low": -prop.period / 2, "axis": 1, "nan_policy": "omit"}
+    mean = np.unwrap(circmean(values, **ends), period=prop.period)
+    mean -= prop.period * np.round(mean[np.abs(alphas).argmin()] / prop.period)
+    return np.stack([mean, circstd(values, **ends), share], axis=1)
+
+
+# --- evaluation ---
+
+
+@dataclass
+class Accuracy:
+    """How near the measured property came to a stated value.
+
+    `measured` [n], NaN where no object is found, `status` [n] (`control.Status`), `evaluations` [n]
+    in forward passes of the generator, `distance` [n] between the codes before and after.
+    """
+
+    loop: str
+    value: float
+    error: Array
+    measured: Array
+    status: NDArray[np.int64]
+    evaluations: NDArray[np.int64]
+    distance: Array
+
+    def share(self, status: Status) -> float:
+        """The share of the items that ended so."""
+        return float((self.status == status).mean())
+
+    @property
+    def failed(self) -> list[tuple[int, float]]:
+        """Items that did not reach the value: index and nearest value (NaN: no object)."""
+        items = np.flatnonzero(self.status != Status.REACHED)
+        return [(int(item), float(self.measured[item])) for item in items]
+
+    def row(self) -> dict[str, Any]:
+        """What tables say; `rms` is over the items with an object, `rms_reached` over the others'
+        part that reached the value."""
+        return {
+            "loop": self.loop,
+            "value": self.value,
+            "rms": _rms(self.error),
+            "rms_reached": _rms(self.error[self.status == Status.REACHED]),
+            **{status.name.lower(): self.share(status) for status in Status},
+            "evaluations": float(self.evaluations.mean()),
+            "distance": float(self.distance.mean()),
+            "failed": [[item, _plain(nearest)] for item, nearest in self.failed],
+        }
+
+
+@dataclass
+class Measured:
+    """What one measurable direction does to its own property.
+
+    `values` [A, n] are measured at each of `alphas` [A], `prior` [n] before the codes are placed
+    (NaN: not found; a periodic property is within half a period of c). `ks` is the distance of
+    `prior` from g(N(0, 1)) + c; `accuracy` has one entry for each stated value and loop.
+    """
+
+    direction: Direction
+    alphas: Array
+    values: Array
+    prior: Array
+    ks: float
+    accuracy: list[Accuracy] = field(default_factory=list)
+
+    @property
+    def factor(self) -> Property:
+        """The property that is measured."""
+        return properties.get(self.direction.name)
+
+    @property
+    def response(self) -> Array:
+        """Mean, standard deviation and share found [A, 3]; NaN where nothing is found."""
+        seen = ~np.isnan(self.values).all(axis=1)
+        response = np.zeros((len(self.alphas), 3))
+        response[:, :2] = np.nan
+        response[seen] = _response(self.factor, self.values[seen], self.alphas[seen])
+        return response
+
+    def unwrapped(self) -> Array:
+        """`values`, those of a periodic property within half a period of their row's mean."""
+        mean = self.response[:, :1]
+        return mean + self.factor.difference(*map(torch.from_numpy, (self.values, mean))).numpy()
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the mean rises from each alpha to the next. A fall is said, never reversed."""
+        mean = self.response[:, 0]
+        return bool((np.diff(mean[~np.isnan(mean)]) > 0).all())
+
+    def density(self, values: Any) -> Array:
+        """Modelled density of measured values under the prior (equation 6)."""
+        return self.direction.density(np.asarray(values, float) - self.direction.constant)
+
+    def histogram(self, bins: int = 20) -> list[dict[str, float]]:
+        """Densities of the property under the prior, as measured and as modelled, bin by bin."""
+        found = self.prior[~np.isnan(self.prior)]
+        counted, edges = np.histogram(found, bins, density=True)
+        cumulative = norm.cdf(self.direction.g_inverse(edges - self.direction.constant))
+        modelled = np.diff(cumulative) / np.diff(edges)
+        return [
+            {"from": float(a), "to": float(b), "measured": float(c), "modelled": float(m)}
+            for a, b, c, m in zip(edges[:-1], edges[1:], counted, modelled, strict=True)
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The distribution at each alpha."""
+        quantiles = [_quantiles(row) for row in self.unwrapped()]
+        return [
+            {"alpha": float(a), "mean": _plain(m), "std": _plain(s), "found": float(f), **q}
+            for a, (m, s, f), q in zip(self.alphas, self.response, quantiles, strict=True)
+        ]
+
+
+@dataclass
+class Evaluation:
+    """Directions measured on one generator.
+
+    `measured` has one entry for each of `directions`, None where it is not measurable. `leakage`
+    [D, P] is how much each direction moves each property of `names` per unit of its own t, and
+    `leakage_rms` [D, P] the root mean square of that over the items, in which moves of both signs
+    do not cancel. `norms` are the squared norms of u in each part of a hierarchical code.
+    """
+
+    directions: list[Direction]
+    measured: list[Measured | None]
+    names: list[str]
+    leakage: Array
+    leakage_rms: Array
+    norms: list[dict[str, float]]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row of plain values for each direction; None stands for what cannot be measured."""
+        return [self._row(i) for i in range(len(self.directions))]
+
+    def _row(self, i: int) -> dict[str, Any]:
+        direction, measured = self.directions[i], self.measured[i]
+        moves = zip(self.names, self.leakage[i], self.leakage_rms[i], strict=True)
+        return {
+            "direction": direction.name,
+            "unit": direction.unit,
+            "find": direction.find,
+            "constant": direction.constant,
+            "quality": direction.quality,
+            "monotone": measured.monotone if measured else None,
+            "ks": measured.ks if measured else None,
+            "response": measured.rows() if measured else [],
+            "density": measured.histogram() if measured else [],
+            "accuracy": [one.row() for one in measured.accuracy] if measured else [],
+            "leakage": {name: {"mean": _plain(m), "rms": _plain(r)} for name, m, r in moves},
+            "norms": self.norms[i],
+        }
+
+
+def evaluate(
+    generator: Generator,
+    directions: Sequence[Direction],
+    find: str | None = None,
+    *,
+    samples: int = 256,
+    values: Sequence[float] | None = None,
+    seed: int = 1,
+    batch: int = 64,
+    exact: bool = True,
+    report: Report = lambda share, doing: None,
+) -> Evaluation:
+    """Measure what directions do, on codes drawn from the prior.
+
+    A direction that has not been calibrated with `find` (None: its own) is calibrated first.
+    Control is tried at `values` of every direction's property, or at 5 over the range that 95 % of
+    the prior covers; without `exact` in open loop only. `report` is told the share of the work that
+    is done, and what comes next.
+
+    >>> from steer.generators import Generator, LatentSpace, PictureShape
+    >>> class Grey(Generator):
+    ...     def forward(self, z):
+    ...         return (0.5 + 0.1 * z[:, :1, None, None]).expand(-1, *self.picture)
+    >>> lighter = Direction("brightness", "luminance", np.array([1.0, 0.0]), np.full(100, 0.1))
+    >>> found = evaluate(Grey(LatentSpace(2), PictureShape(1, 8, 8)), [lighter], samples=8)
+    >>> row = found.table()[0]
+    >>> row["monotone"], round(row["leakage"]["brightness"]["mean"], 1)
+    (True, 1.0)
+    """
+    z = generator.latent.sample(samples, seed)
+    names = measurable(generator)
+    ready, measured, leakage = [], [], []
+    for i, direction in enumerate(directions):
+
+        def said(share: float, doing: str, i: int = i, name: str = direction.name) -> None:
+            report((i + share) / len(directions), f"{name}: {doing}")
+
+        said(0.0, "response")
+        direction, seeing = _ready(generator, direction, find, samples, batch)
+        ready.append(direction)
+        measured.append(_measure(generator, direction, z, values, batch, exact, said))
+        said(0.9, "leakage")
+        leakage.append(_leakage(Plant(generator, names, seeing, batch), z, direction))
+    report(1.0, "done")
+    means, rms = (np.array([pair[i] for pair in leakage]) for i in (0, 1))
+    norms = [part_norms(direction, generator.latent) for direction in ready]
+    return Evaluation(ready, measured, names, means, rms, norms)
+
+
+def measurable(generator: Generator) -> list[str]:
+    """Properties that the generator's pictures can have: grey ones have no colour."""
+    grey = torch.zeros(1, *generator.picture)
+
+    def fits(name: str) -> bool:
+        try:
+            Measure([name])(grey)
+        except InputError:
+            return False
+        return True
+
+    return [name for name in properties.names() if fits(name)]
+
+
+def part_norms(direction: Direction, latent: LatentSpace) -> dict[str, float]:
+    """Squared norm of u in each part of a hierarchical code; they add up to 1.
+
+    >>> direction = Direction("zoom", "log2", np.array([0.6, 0.0, 0.8]), np.ones(100))
+    >>> part_norms(direction, LatentSpace(3, {"coarse": 1, "fine": 2}))
+    {'coarse': 0.36, 'fine': 0.64...}
+    """
+    ends = np.cumsum(list(latent.parts.values())).tolist()
+    return {
+        name: float(np.sum(direction.u[end - length : end] ** 2))
+        for (name, length), end in zip(latent.parts.items(), ends, strict=True)
+    }
+
+
+def ks_distance(values: Any, distribution: Mixture) -> float:
+    """Kolmogorov-Smirnov distance of values (NaN left out) from a distribution: 0 to 1.
+
+    >>> round(ks_distance([0.25, 0.75, np.nan], parse_distribution("uniform(0, 1)")), 6)
+    0.25
+    """
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise InputError("expected measured values to compare with a distribution, got none.")
+    return float(ks_1samp(values, distribution.cdf, method="asymp").statistic)
+
+
+def _ready(
+    generator: Generator, direction: Direction, find: str | None, samples: int, batch: int
+) -> tuple[Direction, str]:
+    """The direction, calibrated with the finder that is asked for, and that finder."""
+    find = find or direction.find or choose_measure(generator)
+    if direction.constant is None or direction.find != find:
+        direction = calibrate(generator, direction, find, samples, batch=batch)
+    return direction, find
+
+
+def _measure(
+    generator: Generator,
+    direction: Direction,
+    z: Tensor,
+    values: Sequence[float] | None,
+    batch: int,
+    exact: bool,
+    report: Report,
+) -> Measured | None:
+    """The direction's own property: at each alpha, under the prior, and at stated values."""
+    if direction.constant is None or direction.find is None:
+        return None
+    plant = Plant(generator, [direction.name], direction.find, batch)
+    at_alphas = _measured_at(plant, z, direction, ALPHAS)
+    above = (
+        plant.measure.properties[0]
+        .difference(plant(z)[:, 0], torch.tensor(direction.constant, dtype=torch.float64))
+        .numpy()
+    )
+    prior = direction.constant + above
+    # distances of distributions do not change when both go through g^-1 and Phi
+    ks = ks_distance(norm.cdf(direction.g_inverse(above)), parse_distribution("uniform(0, 1)"))
+    found = Measured(direction, ALPHAS, at_alphas, prior, ks)
+    values = _covered(found) if values is None else list(values)
+    loops = ("open", "closed") if exact else ("open",)
+    for i, (value, loop) in enumerate((v, loop) for v in values for loop in loops):
+        report(0.2 + 0.7 * i / (len(values) * len(loops)), f"{loop} loop at {value:g}")
+        found.accuracy.append(_control(plant, z, direction, value, loop))
+    return found
+
+
+def _covered(found: Measured, count: int = 5) -> list[float]:
+    """Values over the range of the mean response within 2 of coordinate 0."""
+    mean = found.response[np.abs(found.alphas) <= 2, 0]
+    return np.linspace(np.nanmin(mean), np.nanmax(mean), count).tolist()
+
+
+def _control(plant: Plant, z: Tensor, direction: Direction, value: float, loop: str) -> Accuracy:
+    name = direction.name
+    done = control(
+        plant.generator,
+        z,
+        [Setting(name, "set", float(value))],
+        {name: direction},
+        find=plant.measure.find.name,
+        exact=loop == "closed",
+        batch=plant.batch,
+    )
+    return Accuracy(
+        loop,
+        float(value),
+        error=plant.error(done.measured, done.asked)[:, 0].numpy(),
+        measured=done.measured[:, 0].numpy(),
+        status=done.status.numpy(),
+        evaluations=done.evaluations.numpy(),
+        distance=(done.z - z).double().norm(dim=1).numpy(),
+    )
+
+
+def _leakage(plant: Plant, z: Tensor, direction: Direction) -> tuple[Array, Array]:
+    """Moves of every property [P] per unit of t: their mean, and their root mean square.
+
+    Central differences over `2 * STEP` of the coordinate around each item's own. Items count by the
+    square of their change of t (least squares through 0), so that those where g is flat, whose t
+    hardly changes, do not drown the others.
+    """
+    own = direction.coordinate(z)[:, None]
+    ends = [plant(place(z, [direction], own + side * STEP)) for side in (1, -1)]
+    pairs = zip(plant.measure.properties, ends[0].T, ends[1].T, strict=True)
+    moves = np.stack([p.difference(ahead, behind).numpy() for p, ahead, behind in pairs])
+    change = (direction.g(own + STEP) - direction.g(own - STEP))[:, 0]
+    weight = np.where(np.isnan(moves), 0.0, change**2)
+    slope = np.where(np.isnan(moves), 0.0, moves) / change
+    total = np.where(weight.any(axis=1), weight.sum(axis=1), np.nan)
+    return (weight * slope).sum(1) / total, np.sqrt((weight * slope**2).sum(1) / total)
+
+
+def _quantiles(values: Array) -> dict[str, float | None]:
+    found = values[~np.isnan(values)]
+    numbers = np.quantile(found, QUANTILES) if len(found) else [np.nan] * len(QUANTILES)
+    return {f"q{100 * q:02.0f}": _plain(x) for q, x in zip(QUANTILES, numbers, strict=True)}
+
+
+def _rms(error: Array) -> float | None:
+    error = error[~np.isnan(error)]
+    return float(np.sqrt(np.mean(error**2))) if len(error) else None
+
+
+def _plain(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,179 @@
+"""Photos on disk to a latents file: bad ones left out by name, done ones not done again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.errors import InputError
+from steer.files import Artefact, DamagedError, how_made, load, read_whole, save
+from steer.generators import Generator, require_same
+from steer.images import fit, read_image, side_by_side
+from steer.inversion import Inversion, Search, invert
+from steer.optimise import Status
+
+
+@dataclass
+class Photos:
+    """The latents of the photos that could be read, and why the others could not."""
+
+    artefact: Artefact
+    failed: dict[str, str]
+    reused: int
+
+    def summary(self) -> dict[str, Any]:
+        """What `--json` prints: a row per picture."""
+        tensors, made = self.artefact.tensors, self.artefact.made
+        errors = {k.removeprefix("error."): v for k, v in tensors.items() if k.startswith("error.")}
+        rows = [
+            {
+                "picture": name,
+                "loss": float(tensors["loss"][i]),
+                "status": Status(int(tensors["status"][i])).message,
+                "evaluations": int(tensors["evaluations"][i]),
+                "errors": {key: float(value[i]) for key, value in errors.items()},
+            }
+            for i, name in enumerate(made["pictures"])
+        ]
+        return {"pictures": rows, "failed": self.failed, "reused": self.reused}
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photo that was read: its path, the checksum of its file, and the fitted picture."""
+
+    path: str
+    checksum: str
+    picture: Tensor
+
+
+def invert_photos(
+    generator: Generator,
+    paths: list[Path],
+    search: Search,
+    *,
+    align: str = "crop",
+    batch: int = 32,
+    out: Path | None = None,
+    resume: bool = False,
+    report: Callable[[int, float], None] = lambda done, loss: None,
+) -> Photos:
+    """Inverts the photos that can be read, `batch` at a time, and says why the others cannot be.
+
+    After each batch what is done so far lies in `OUT.partial`; with `resume`, photos whose bytes
+    are found there or in `out` (wherever they lie now) are not inverted again.
+
+    Raises InputError where no photo can be read, or where what is to be resumed was made with other
+    options or weights.
+    """
+    made = _options(generator, search, align)
+    rows = _rows_done(generator, out, made) if resume and out else {}
+    known, order, failed, reused = set(rows), [], {}, 0
+    for first in range(0, len(paths), batch):
+        photos = _readable(paths[first : first + batch], generator, align, failed)
+        reused += sum(photo.checksum in known for photo in photos)
+        fresh = list({p.checksum: p for p in photos if p.checksum not in rows}.values())
+        if fresh:
+            pictures = torch.stack([photo.picture for photo in fresh])
+            found = invert(generator, pictures, search, batch=batch)
+            rows |= zip((p.checksum for p in fresh), _rows(found), strict=True)
+        order += [(photo.path, photo.checksum) for photo in photos]
+        loss = float(rows[order[-1][1]]["loss"]) if order else float("nan")
+        report(min(first + batch, len(paths)), loss)
+        if out and fresh and first + batch < len(paths):
+            save(_artefact(rows, order, made), _partial(out))
+    if not order:
+        raise InputError(
+            f"expected a picture, none of {len(paths)} could be read: "
+            f"{next(iter(failed.values()), 'none given')}"
+        )
+    artefact = _artefact(rows, order, made)
+    if out:
+        save(artefact, out)
+        _partial(out).unlink(missing_ok=True)
+    return Photos(artefact, failed, reused)
+
+
+def preview_of(generator: Generator, done: Photos, align: str) -> Tensor:
+    """The photos over their reconstructions [3, H, W], each with its loss."""
+    used = done.artefact.made["pictures"]
+    originals = [fit(read_image(path), *generator.picture, how=align) for path in used]
+    tensors = done.artefact.tensors
+    pictures = list(tensors["reconstruction"].float() / 255)
+    return side_by_side(originals, pictures, [float(x) for x in tensors["loss"]])
+
+
+def _readable(
+    paths: list[Path], generator: Generator, align: str, failed: dict[str, str]
+) -> list[_Photo]:
+    photos = []
+    for path in paths:
+        try:
+            data = read_whole(path)
+            picture = fit(read_image(data, name=str(path)), *generator.picture, how=align)
+        except InputError as error:
+            failed[str(path)] = str(error)
+        else:
+            photos.append(_Photo(str(path), hashlib.sha256(data).hexdigest(), picture))
+    return photos
+
+
+def _options(generator: Generator, search: Search, align: str) -> dict[str, Any]:
+    options = {name: value for name, value in asdict(search).items() if name != "seed"}
+    return how_made("invert", generator.identity(), seed=search.seed, align=align, **options)
+
+
+def _rows(found: Inversion) -> list[dict[str, Tensor]]:
+    """One dictionary of tensors a picture."""
+    columns = {
+        "z": found.z,
+        "loss": found.loss,
+        "status": found.status,
+        "evaluations": found.evaluations,
+        "reconstruction": (found.pictures * 255).round().to(torch.uint8),
+        **{f"error.{name}": value for name, value in found.errors.items()},
+    }
+    return [{name: value[i] for name, value in columns.items()} for i in range(len(found.z))]
+
+
+def _artefact(
+    rows: dict[str, dict[str, Tensor]], order: list[tuple[str, str]], made: dict[str, Any]
+) -> Artefact:
+    chosen = [rows[checksum] for _, checksum in order]
+    tensors = {name: torch.stack([row[name] for row in chosen]) for name in chosen[0]}
+    paths, checksums = zip(*order, strict=True)
+    return Artefact(
+        "latents", tensors, {**made, "pictures": list(paths), "checksums": list(checksums)}
+    )
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def _rows_done(generator: Generator, out: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Rows by checksum of what earlier runs left; a damaged leftover counts as nothing."""
+    rows: dict[str, Any] = {}
+    for path in (out, _partial(out)):
+        if not path.exists():
+            continue
+        try:
+            before = load(path, "latents")
+        except DamagedError:
+            continue
+        require_same(before.made.get("generator", {}), generator, f"{path}: latents")
+        for part in ("options", "seed", "command"):
+            if before.made.get(part) != made[part]:
+                raise InputError(
+                    f"{path} was made with other {part} ({before.made.get(part)}): expected "
+                    f"{made[part]} to resume it."
+                )
+        for i, checksum in enumerate(before.made["checksums"]):
+            rows[checksum] = {name: value[i] for name, value in before.tensors.items()}
+    return rows

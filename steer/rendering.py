@@ -1,0 +1,203 @@
+"""Codes to what people look at: labelled grids, folders with a manifest, animations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.batches import in_batches
+from steer.control import Controlled, Setting, Status, control
+from steer.directions import Direction
+from steer.distributions import Mixture
+from steer.errors import InputError
+from steer.files import make_folder, save_json
+from steer.generators.base import Generator
+from steer.images import grid, write_animation, write_png
+
+
+@dataclass
+class Frame:
+    """The pictures [n, C, H, W] of one step of a traversal, or the only ones, with what was asked
+    and measured where something was."""
+
+    label: str
+    pictures: Tensor
+    settings: Sequence[Setting] = ()
+    controlled: Controlled | None = None
+
+
+@torch.no_grad()
+def draw(generator: Generator, z: Tensor, batch: int = 64) -> Tensor:
+    """Pictures [n, C, H, W] in [0, 1], on the CPU, of codes [n, d].
+
+    >>> from steer.generators import load
+    >>> draw(load(device="cpu"), torch.zeros(2, 10)).shape
+    torch.Size([2, 3, 64, 64])
+    """
+    work = in_batches(
+        lambda part: generator(z[part.start : part.stop].to(generator.device)).cpu(), len(z), batch
+    )
+    return torch.cat(list(work))
+
+
+def traversal(direction: Direction, low: float | None, high: float | None, steps: int) -> list:
+    """Values from `low` to `high`; without them, what the generator shows of the factor.
+
+    Measured values where the direction is calibrated, else amounts from the middle of the prior.
+    Raises InputError where there is nothing to go through.
+    """
+    reach = direction.g(np.array([-1.5, 1.5])) + (direction.constant or 0.0)
+    ends = [round(float(r), 2) if given is None else given
+            for r, given in zip(reach, (low, high), strict=True)]  # fmt: skip
+    if steps < 2 or ends[0] == ends[1]:
+        raise InputError(
+            f"expected a traversal of 2 or more steps between different values, got {steps} from "
+            f"{ends[0]} to {ends[1]}."
+        )
+    return [round(float(value), 6) for value in np.linspace(*ends, steps)]
+
+
+def frames(
+    generator: Generator,
+    z: Tensor,
+    settings: Sequence[Setting],
+    directions: dict[str, Direction],
+    *,
+    along: str | None = None,
+    values: Sequence[float] = (),
+    **options: Any,
+) -> list[Frame]:
+    """A frame for each of `values` of the property `along`, or one with the settings alone.
+
+    The settings hold in every frame. `options` are those of `steer.control.control`.
+    """
+    if along is None and not settings:
+        return [Frame("", draw(generator, z))]
+    made = []
+    for value in values if along is not None else [None]:
+        asked = list(settings)
+        if value is not None and along is not None:
+            asked.insert(0, _step(directions[along], along, value))
+        controlled = control(generator, z, asked, directions, **options)
+        label = "" if value is None else f"{value:g}"
+        made.append(Frame(label, draw(generator, controlled.z), asked, controlled))
+    return made
+
+
+def _step(direction: Direction, along: str, value: float) -> Setting:
+    """One step of a traversal: the measured value, or g's amount where nothing is measured."""
+    return Setting(along, "set" if direction.constant is not None else "place", value)
+
+
+def as_grid(shown: list[Frame], title: str = "", originals: Tensor | None = None) -> Tensor:
+    """A labelled picture [3, H, W]: a row for each item of a traversal, or, for a single frame,
+    the originals over the moved ones."""
+    if len(shown) > 1:
+        rows = [list(items) for items in zip(*(f.pictures for f in shown), strict=True)]
+        marks = [list(items) for items in zip(*(_marks(f) for f in shown), strict=True)]
+        return grid(rows, column_labels=[f.label for f in shown], title=title or None, marks=marks)
+    (frame,) = shown
+    columns = min(len(frame.pictures), 8)
+    rows, labels, marks = [], [], []
+    for first in range(0, len(frame.pictures), columns):
+        part = slice(first, first + columns)
+        if originals is not None:
+            rows.append(_padded(list(originals[part]), columns))
+            marks.append(_padded([], columns))
+            labels.append("before")
+        rows.append(_padded(list(frame.pictures[part]), columns))
+        marks.append(_padded(_marks(frame)[part], columns))
+        labels.append("after" if originals is not None else "")
+    return grid(rows, row_labels=labels if any(labels) else None, title=title or None, marks=marks)
+
+
+def _padded(cells: list, length: int) -> list:
+    return cells + [None] * (length - len(cells))
+
+
+def _marks(frame: Frame) -> list[str | None]:
+    """The measured values under each picture; a star where the value was not reached."""
+    if frame.controlled is None:
+        return [None] * len(frame.pictures)
+    if frame.controlled.measured.isnan().all():
+        return [None] * len(frame.pictures)
+    marks: list[str | None] = []
+    for row, status in zip(frame.controlled.measured, frame.controlled.status, strict=True):
+        missed = "" if status == Status.REACHED else " *"
+        marks.append(" ".join("none" if v.isnan() else f"{v:.3f}" for v in row) + missed)
+    return marks
+
+
+def describe(settings: Sequence[Setting]) -> str:
+    """The settings in words, for a title."""
+    signs = {"set": "=", "place": "=", "shift": "+", "distribution": " ~ "}
+    words = [
+        f"{s.name}{signs[s.mode]}{'wanted' if isinstance(s.value, Mixture) else f'{s.value:g}'}"
+        for s in settings
+    ]
+    return ", ".join(words)
+
+
+def manifest(
+    shown: list[Frame], files: list[list[str]], names: Sequence[str], made: dict[str, Any]
+) -> dict[str, Any]:
+    """What `manifest.json` says: per picture its file, what was asked, what was measured, how it
+    ended, and how all of it was made."""
+    items = []
+    for frame, written in zip(shown, files, strict=True):
+        for i, file in enumerate(written):
+            item: dict[str, Any] = {"file": file, "item": i}
+            if names:
+                item["source"] = names[i]
+            if frame.controlled is not None:
+                item |= _outcome(frame, i)
+            items.append(item)
+    return {"items": items, "made": made}
+
+
+def _outcome(frame: Frame, i: int) -> dict[str, Any]:
+    controlled = frame.controlled
+    assert controlled is not None
+    names = [s.name for s in frame.settings]
+    return {
+        "asked": dict(zip(names, controlled.asked[i].tolist(), strict=True)),
+        "measured": dict(zip(names, controlled.measured[i].tolist(), strict=True)),
+        "status": Status(int(controlled.status[i])).message,
+        "evaluations": int(controlled.evaluations[i]),
+    }
+
+
+def write_folder(
+    shown: list[Frame], folder: Path, names: Sequence[str], made: dict[str, Any]
+) -> dict[str, Any]:
+    """A PNG for each item (and step) and `manifest.json`, which is written last and returned."""
+    make_folder(folder)
+    files = []
+    for step, frame in enumerate(shown):
+        suffix = f"-{step:03d}" if len(shown) > 1 else ""
+        files.append([f"{i:05d}{suffix}.png" for i in range(len(frame.pictures))])
+        for file, picture in zip(files[-1], frame.pictures, strict=True):
+            write_png(folder / file, picture)
+    written = manifest(shown, files, names, made)
+    save_json(folder / "manifest.json", written)
+    return written
+
+
+def write_film(shown: list[Frame], path: Path, fps: float) -> None:
+    """The frames as a GIF or MP4 that plays there and back, the items side by side."""
+    if len(shown) < 2:
+        raise InputError(f"expected a traversal to animate as {path}, got a single frame.")
+    pictures = [grid([list(frame.pictures)]) for frame in shown]
+    write_animation(path, pictures + pictures[-2:0:-1], fps=fps)
+
+
+def is_folder(out: str) -> bool:
+    """Whether -o names a folder: it ends in a slash, is one, or has no suffix."""
+    return out.endswith(("/", "\\")) or Path(out).is_dir() or not re.search(r"\.\w+$", out)

@@ -1,0 +1,343 @@
+"""Directions measured on a generator whose factors are known in closed form."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import erf
+from scipy.stats import kstest, norm
+
+from steer.control import Status
+from steer.directions import KNOTS, Direction, Pairs, fit
+from steer.distributions import parse_distribution
+from steer.errors import InputError
+from steer.evaluation import (
+    ALPHAS,
+    calibrate,
+    choose_measure,
+    evaluate,
+    ks_distance,
+    measurable,
+    part_norms,
+)
+from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.inversion import Search
+from steer.trajectories import Follow, follow
+
+SPAN = 0.3  # the blob's x is SPAN erf(<u, z> / sqrt 2)
+AXES = np.linalg.qr(np.random.default_rng(7).standard_normal((6, 6)))[0].T
+
+
+class Blob(Generator):
+    """A Gaussian blob on black: x by <AXES[0], z>, y by AXES[1], log2 of its size by AXES[2] (0.2 a
+    unit), log2 of its peak by AXES[3] (0.2 a unit); AXES[4] and AXES[5] do nothing."""
+
+    def __init__(self, size: int = 32, channels: int = 1, background: float = 0.0):
+        super().__init__(
+            LatentSpace(6, {"coarse": 2, "fine": 4}), PictureShape(channels, size, size)
+        )
+        self.background = background
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        s = z @ torch.from_numpy(AXES[:4].T).to(z)
+        n, (channels, height, width) = len(z), self.picture
+        x, y = SPAN * torch.erf(s[:, 0] / math.sqrt(2)), 0.2 * torch.erf(s[:, 1] / math.sqrt(2))
+        sigma, peak = 0.06 * 2 ** (0.2 * s[:, 2]), 0.5 * 2 ** (0.2 * s[:, 3])
+        across = (torch.arange(width) + 0.5) / width - 0.5
+        rows = ((across - y[:, None]) / sigma[:, None]).square()
+        columns = ((across - x[:, None]) / sigma[:, None]).square()
+        blob = torch.exp(-(rows[:, :, None] + columns[:, None, :]) / 2)
+        picture = (self.background + peak[:, None, None] * blob).clamp(0, 1)
+        return picture[:, None].expand(n, channels, height, width)
+
+
+class Empty(Generator):
+    """Black pictures."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(z), *self.picture)
+
+
+class Bar(Generator):
+    """A bar turned by 60 degrees a unit of z[0], and 5 of z[1]."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        angle = torch.deg2rad(60 * z[:, 0] + 5 * z[:, 1])[:, None, None]
+        x = (torch.arange(32) + 0.5) / 32 - 0.5
+        along = x * torch.cos(angle) - x[:, None] * torch.sin(angle)
+        across = x * torch.sin(angle) + x[:, None] * torch.cos(angle)
+        return torch.exp(-((along / 0.15) ** 2 + (across / 0.05) ** 2))[:, None]
+
+
+def direction(name: str = "translate-x", axis: int = 0, slope: float | None = None) -> Direction:
+    """A true direction of the blob: straight with `slope`, or with x's erf law."""
+    slopes = np.diff(SPAN * erf(KNOTS / math.sqrt(2))) / np.diff(KNOTS)
+    if slope is not None:
+        slopes = np.full(len(KNOTS) - 1, slope)
+    return Direction(name, "unit", AXES[axis], np.maximum(slopes, 1e-5))
+
+
+# --- the whole method ---
+
+
+@pytest.fixture(scope="module")
+def found() -> Direction:
+    """translate-x of the blob by following, fitting and calibrating."""
+    how = Follow("translate-x", extent=0.2, points=4, steps=40, search=Search(rate=0.1, seed=3))
+    trajectories = follow(Blob(), how, starts=48, batch=48)
+    return calibrate(Blob(), fit("translate-x", "width", Pairs.of(trajectories)))
+
+
+def test_the_erf_law_is_recovered_end_to_end(found):
+    s = np.linspace(-2, 2, 41)
+    law = SPAN * erf(s / math.sqrt(2))
+    assert abs(found.u @ AXES[0]) > 0.99
+    assert np.abs(found.g(s) - law).max() < 0.01
+    assert found.quality["held_out_r2"] > 0.99
+    assert found.find == "intensity" and abs(found.constant) < 0.003
+    inner = np.abs(found.alphas) <= 2
+    expected = SPAN * erf(found.alphas[inner] / math.sqrt(2))
+    assert np.abs(found.response[inner, 0] - expected).max() < 0.01
+    assert found.response[inner, 1].max() < 0.01 and (found.response[:, 2] == 1).all()
+
+
+def test_the_recovered_direction_controls(found):
+    [row] = evaluate(Blob(), [found], samples=32, values=[-0.2, 0.0, 0.2]).table()
+    loops = {loop: [r for r in row["accuracy"] if r["loop"] == loop] for loop in ("open", "closed")}
+    assert max(r["rms"] for r in loops["open"]) < 0.01
+    assert max(r["rms"] for r in loops["closed"]) < 0.002
+    assert all(r["reached"] == 1 for r in loops["closed"])
+    assert row["monotone"] and row["ks"] < 1.36 / math.sqrt(32)  # the 5 % point of the KS test
+    assert 0.9 < row["leakage"]["translate-x"]["mean"] < 1.1
+    assert abs(row["leakage"]["translate-y"]["mean"]) < 0.03
+
+
+# --- calibrate ---
+
+
+@pytest.mark.parametrize(
+    ("background", "channels", "finder"),
+    [(0.0, 1, "intensity"), (0.05, 3, "intensity"), (0.4, 1, "background"), (1, 3, "background")],
+)
+def test_the_finder_follows_the_border(background, channels, finder):
+    assert choose_measure(Blob(channels=channels, background=background)) == finder
+
+
+def test_a_border_that_is_dark_in_two_channels_is_no_black_one():
+    class Red(Empty):
+        def forward(self, z):
+            return super().forward(z) + torch.tensor([0.8, 0, 0])[:, None, None]
+
+    assert choose_measure(Red(LatentSpace(2), PictureShape(3, 8, 8))) == "background"
+
+
+def test_calibration_leaves_the_direction_it_was_given():
+    mine = direction()
+    filled = calibrate(Blob(), mine, samples=16)
+    assert mine.constant is None and mine.response is None
+    assert filled.response.shape == (len(ALPHAS), 3)
+    again = Direction.of(filled.artefact())
+    assert again.constant == filled.constant and np.array_equal(again.response, filled.response)
+
+
+def test_what_is_not_measurable_has_no_constant():
+    sheared = calibrate(Blob(), direction("shear-x"), find="background")
+    assert (sheared.find, sheared.constant, sheared.alphas, sheared.response) == (None,) * 4
+
+
+def test_alphas_where_nothing_is_found_are_left_out():
+    class Vanishing(Blob):
+        def forward(self, z):
+            shown = (z @ torch.from_numpy(AXES[0]).to(z) > -1.2)[:, None, None, None]
+            return super().forward(z) * shown
+
+    filled = calibrate(Vanishing(), direction(), samples=8)
+    assert filled.alphas.tolist() == [a for a in ALPHAS if a > -1.2]
+    assert np.isfinite(filled.response).all()
+    never = calibrate(Empty(LatentSpace(6), PictureShape(1, 8, 8)), direction(), samples=4)
+    assert never.constant is None and len(never.alphas) == 0
+    assert Direction.of(never.artefact()).response.shape == (0, 3)
+
+
+def test_a_periodic_response_does_not_jump():
+    turned = Direction("rotate", "degrees", np.array([1.0, 0.0]), np.full(100, 60.0))
+    bar = Bar(LatentSpace(2), PictureShape(1, 32, 32))
+    filled = calibrate(bar, turned, samples=128)
+    assert filled.response[:, 0] == pytest.approx(60 * ALPHAS, abs=2)
+    assert filled.response[:, 1] == pytest.approx(5, abs=1)
+    [measured] = evaluate(bar, [filled], samples=64, values=[100.0]).measured
+    assert measured.monotone
+    assert np.abs(measured.unwrapped() - 60 * ALPHAS[:, None]).max() < 25
+    assert [one.share(Status.REACHED) for one in measured.accuracy] == [
+        pytest.approx(0.16, abs=0.15),  # |5 z[1]| < 1 degree
+        1.0,
+    ]
+
+
+# --- evaluate ---
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three true directions of the blob."""
+    known = [
+        direction(),
+        direction("zoom", axis=2, slope=0.2),
+        direction("contrast", axis=3, slope=0.2),
+    ]
+    return evaluate(Blob(), known, samples=64, exact=False)
+
+
+def test_leakage_in_closed_form(three):
+    names = [three.names.index(name) for name in ("translate-x", "translate-y", "zoom")]
+    moves = three.leakage[:, names]
+    # the mask is the luminance, so that doubling the peak doubles the area: half an octave of zoom
+    assert moves == pytest.approx(np.array([[1, 0, 0], [0, 0, 1], [0, 0, 0.5]]), abs=0.03)
+    contrast = three.names.index("contrast")
+    assert three.leakage[2, contrast] == pytest.approx(1, abs=0.02)
+    assert (three.leakage_rms >= np.abs(three.leakage) - 1e-12)[~np.isnan(three.leakage)].all()
+    # brightness is 2 pi sigma^2 peak: 2 sinh(2 ln 2 * 0.2 * 0.25) / 0.1 of it per octave of size
+    codes = Blob().latent.sample(64, seed=1)
+    mean = Blob()(codes).mean().item() * 2 * math.sinh(math.log(2) * 0.1) / 0.1
+    assert three.leakage[1, three.names.index("brightness")] == pytest.approx(mean, rel=0.02)
+
+
+def test_a_round_object_has_no_axis_to_leak_into(three):
+    assert np.isnan(three.leakage[:, three.names.index("rotate")]).all()
+    assert three.table()[0]["leakage"]["rotate"] == {"mean": None, "rms": None}
+
+
+def test_grey_pictures_have_no_colour_to_measure():
+    grey, colour = measurable(Blob()), measurable(Blob(channels=3))
+    assert set(colour) - set(grey) == {"hue", "saturation"} and "translate-x" in grey
+
+
+def test_the_density_is_the_uniform_one(three):
+    measured = three.measured[0]
+    inside = np.linspace(-0.25, 0.25, 11)
+    assert measured.density(inside) == pytest.approx(1 / (2 * SPAN), rel=0.05)
+    rows = measured.histogram(6)
+    width = np.array([row["to"] - row["from"] for row in rows])
+    assert sum(width * [row["measured"] for row in rows]) == pytest.approx(1)
+    assert [r["modelled"] for r in rows] == pytest.approx([1 / (2 * SPAN)] * 6, rel=0.05)
+
+
+def test_the_response_at_each_alpha(three):
+    rows = three.table()[0]["response"]
+    assert [row["alpha"] for row in rows] == ALPHAS.tolist()
+    expected = SPAN * erf(ALPHAS / math.sqrt(2))
+    for row, x in zip(rows, expected, strict=True):
+        assert row["found"] == 1 and row["std"] < 0.01
+        assert row["q05"] <= row["q50"] <= row["q95"]
+        assert row["mean"] == pytest.approx(x, abs=0.012)  # the largest blobs are cut at the edge
+
+
+def test_values_beyond_reach_are_named_with_the_nearest():
+    [measured] = evaluate(Blob(), [direction()], samples=8, values=[0.45]).measured
+    for one, status in zip(measured.accuracy, [Status.OFF, Status.UNREACHABLE], strict=True):
+        assert one.share(status) == 1 and one.row()["rms_reached"] is None
+        assert [item for item, _ in one.failed] == list(range(8))
+    assert [near for _, near in measured.accuracy[1].failed] == pytest.approx([0.3] * 8, abs=0.015)
+
+
+def test_pictures_without_an_object_are_counted_apart():
+    class Blinking(Blob):
+        def forward(self, z):
+            return (
+                super().forward(z) * (z @ torch.from_numpy(AXES[5]).to(z) > 0)[:, None, None, None]
+            )
+
+    codes = Blob().latent.sample(64, seed=1)
+    shown = float((codes.double().numpy() @ AXES[5] > 0).mean())
+    [measured] = evaluate(Blinking(), [direction()], samples=64, values=[0.1]).measured
+    assert measured.response[:, 2] == pytest.approx(shown)
+    opened, closed = measured.accuracy
+    assert closed.share(Status.NO_OBJECT) == pytest.approx(1 - shown)
+    assert closed.share(Status.REACHED) == pytest.approx(shown)
+    assert opened.row()["no_object"] == pytest.approx(1 - shown)
+    assert all(math.isnan(near) for _, near in closed.failed)
+
+
+def test_a_falling_response_is_said_and_never_reversed():
+    backwards = direction()
+    backwards.u = -backwards.u
+    result = evaluate(Blob(), [backwards], samples=16, exact=False)
+    assert not result.measured[0].monotone
+    assert result.leakage[0, result.names.index("translate-x")] == pytest.approx(-1, abs=0.03)
+    assert result.measured[0].response[0, 0] > 0.25
+
+
+def test_stated_values_default_to_what_the_prior_covers(three):
+    values = [one.value for one in three.measured[0].accuracy]
+    assert values == pytest.approx(np.linspace(-0.286, 0.286, 5), abs=0.01)
+
+
+def test_norms_of_the_parts_add_up_to_one(three):
+    for norms in three.norms:
+        assert list(norms) == ["coarse", "fine"] and sum(norms.values()) == pytest.approx(1)
+    assert three.norms[0]["coarse"] == pytest.approx(float(AXES[0, :2] @ AXES[0, :2]))
+    assert part_norms(direction(), LatentSpace(6)) == {}
+
+
+def test_the_table_is_plain_json(three):
+    unmeasured = evaluate(Blob(), [direction("shear-x")], samples=8)
+    rows = three.table() + unmeasured.table()
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert rows[-1]["monotone"] is None and rows[-1]["response"] == []
+    assert rows[-1]["leakage"]["translate-x"]["mean"] is not None
+
+
+def test_the_batch_changes_nothing():
+    one, other = (
+        evaluate(Blob(), [direction()], samples=10, values=[0.1], batch=batch).table()
+        for batch in (3, 64)
+    )
+    assert other[0]["leakage"]["translate-x"] == pytest.approx(one[0]["leakage"]["translate-x"])
+    for row, same in zip(one[0]["accuracy"], other[0]["accuracy"], strict=True):
+        assert row["rms"] == pytest.approx(same["rms"], abs=1e-6)
+
+
+def test_another_finder_calibrates_anew():
+    mine = calibrate(Blob(), direction(), samples=8)
+    [row] = evaluate(Blob(), [mine], "background", samples=8, exact=False).table()
+    assert mine.find == "intensity" and row["find"] == "background"
+
+
+def test_the_report_runs_from_nothing_to_all():
+    told = []
+    evaluate(Blob(), [direction(), direction("shear-x")], samples=4, values=[0.0, 0.1],
+             report=lambda share, doing: told.append((share, doing)))  # fmt: skip
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0, 1)
+    assert (0.1, "translate-x: open loop at 0") in told
+
+
+# --- the Kolmogorov-Smirnov distance ---
+
+
+@given(
+    st.lists(st.floats(-2, 2), min_size=1, max_size=40),
+    st.sampled_from(["uniform(-1, 1)", "0.3*normal(-1, 0.2) + 0.7*normal(1, 0.5)"]),
+)
+def test_ks_distance_is_scipys(values, text):
+    wanted = parse_distribution(text)
+    expected = kstest(values, wanted.cdf).statistic
+    assert ks_distance([*values, math.nan], wanted) == pytest.approx(expected)
+
+
+def test_ks_distance_in_closed_form():
+    n = 50
+    quantiles = norm.ppf((np.arange(n) + 0.5) / n)
+    assert ks_distance(quantiles, parse_distribution("normal(0, 1)")) == pytest.approx(0.5 / n)
+    assert ks_distance([5.0], parse_distribution("uniform(0, 1)")) == 1
+
+
+def test_ks_distance_of_nothing_is_refused():
+    with pytest.raises(InputError, match="got none"):
+        ks_distance([math.nan], parse_distribution("uniform(0, 1)"))
