@@ -95,8 +95,9 @@ class Sprites:
     """One square, ellipse or heart a picture, 64x64, placed uniformly.
 
     Coloured on a coloured background; see `GreySprites` for white on black. Position spans +-0.33
-    of the side, size a factor of 1.7, angle +-60 degrees (so that it is no circle), brightness
-    +-0.15 of every channel, hue +-60 degrees of both colours, which lie opposite each other.
+    of the side, size a factor of 1.7, angle +-40 degrees (which a principal axis tells without
+    folding), brightness +-0.15 of every channel, hue +-60 degrees of both colours, which lie
+    opposite each other.
 
     >>> sprites = Sprites()
     >>> sprites.pictures(torch.tensor([0, 7])).shape
@@ -107,11 +108,11 @@ class Sprites:
     size: int | None = None
     shape = (3, 64, 64)
     #: Half of the range of each factor: uniform on [-half, half] around the middle.
-    half = Factors(*map(torch.tensor, (0.33, 0.33, math.log2(1.7) / 2, 60.0, 0.15, 60.0, 1.5)))
+    half = Factors(*map(torch.tensor, (0.33, 0.33, math.log2(1.7) / 2, 40.0, 0.15, 60.0, 1.5)))
     #: Height over width: below 1, so that every shape has a principal axis.
-    aspect = 0.6
+    aspect = 0.55
     #: Half-width of the middle size, as a fraction of the side.
-    radius = 0.14
+    radius = 0.15
     #: Luma, chroma of the object and of the background, and the middle hue in degrees.
     colours = ((0.66, 0.22), (0.34, 0.12))
     middle_hue = 100.0

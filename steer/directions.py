@@ -117,7 +117,7 @@ class Direction:
     def of(cls, artefact: Artefact) -> Direction:
         """The direction that an artefact of kind "direction" holds."""
         facts = dict(artefact.made["direction"])
-        arrays = {name: tensor.numpy() for name, tensor in artefact.tensors.items()}
+        arrays: dict[str, Any] = {name: t.numpy() for name, t in artefact.tensors.items()}
         made = {k: v for k, v in artefact.made.items() if k not in ("generator", "direction")}
         facts["span"] = tuple(facts["span"])
         return cls(**facts, **arrays, generator=artefact.made["generator"], made=made)

@@ -203,12 +203,17 @@ class Measured:
         """Modelled density of measured values under the prior (equation 6)."""
         return self.direction.density(np.asarray(values, float) - self.direction.constant)
 
+    def cumulative(self, values: Any) -> Array:
+        """Modelled share of the prior under measured values: Phi(g^-1(value - c))."""
+        return norm.cdf(
+            self.direction.g_inverse(np.asarray(values, float) - self.direction.constant)
+        )
+
     def histogram(self, bins: int = 20) -> list[dict[str, float]]:
         """Densities of the property under the prior, as measured and as modelled, bin by bin."""
         found = self.prior[~np.isnan(self.prior)]
         counted, edges = np.histogram(found, bins, density=True)
-        cumulative = norm.cdf(self.direction.g_inverse(edges - self.direction.constant))
-        modelled = np.diff(cumulative) / np.diff(edges)
+        modelled = np.diff(self.cumulative(edges)) / np.diff(edges)
         return [
             {"from": float(a), "to": float(b), "measured": float(c), "modelled": float(m)}
             for a, b, c, m in zip(edges[:-1], edges[1:], counted, modelled, strict=True)
@@ -228,9 +233,11 @@ class Evaluation:
     """Directions measured on one generator.
 
     `measured` has one entry for each of `directions`, None where it is not measurable. `leakage`
-    [D, P] is how much each direction moves each property of `names` per unit of its own t, and
-    `leakage_rms` [D, P] the root mean square of that over the items, in which moves of both signs
-    do not cancel. `norms` are the squared norms of u in each part of a hierarchical code.
+    [D, P] is how much each direction moves each property of `names` per unit of its own t;
+    `leakage_rms` [D, P] is the root mean square of that over the items, in which moves of both
+    signs do not cancel, and `relative` [D, P] the same with t and the property counted in their
+    standard deviations under the prior. `norms` are the squared norms of u in each part of a
+    hierarchical code.
     """
 
     directions: list[Direction]
@@ -238,6 +245,7 @@ class Evaluation:
     names: list[str]
     leakage: Array
     leakage_rms: Array
+    relative: Array
     norms: list[dict[str, float]]
 
     def table(self) -> list[dict[str, Any]]:
@@ -246,7 +254,7 @@ class Evaluation:
 
     def _row(self, i: int) -> dict[str, Any]:
         direction, measured = self.directions[i], self.measured[i]
-        moves = zip(self.names, self.leakage[i], self.leakage_rms[i], strict=True)
+        kinds = {"mean": self.leakage, "rms": self.leakage_rms, "relative": self.relative}
         return {
             "direction": direction.name,
             "unit": direction.unit,
@@ -258,7 +266,10 @@ class Evaluation:
             "response": measured.rows() if measured else [],
             "density": measured.histogram() if measured else [],
             "accuracy": [one.row() for one in measured.accuracy] if measured else [],
-            "leakage": {name: {"mean": _plain(m), "rms": _plain(r)} for name, m, r in moves},
+            "leakage": {
+                name: {kind: _plain(moves[i, j]) for kind, moves in kinds.items()}
+                for j, name in enumerate(self.names)
+            },
             "norms": self.norms[i],
         }
 
@@ -307,9 +318,9 @@ def evaluate(
         said(0.9, "leakage")
         leakage.append(_leakage(Plant(generator, names, seeing, batch), z, direction))
     report(1.0, "done")
-    means, rms = (np.array([pair[i] for pair in leakage]) for i in (0, 1))
     norms = [part_norms(direction, generator.latent) for direction in ready]
-    return Evaluation(ready, measured, names, means, rms, norms)
+    mean, rms, relative = np.stack(leakage, axis=1)
+    return Evaluation(ready, measured, names, mean, rms, relative, norms)
 
 
 def measurable(generator: Generator) -> list[str]:
@@ -422,22 +433,33 @@ def _control(plant: Plant, z: Tensor, direction: Direction, value: float, loop: 
     )
 
 
-def _leakage(plant: Plant, z: Tensor, direction: Direction) -> tuple[Array, Array]:
-    """Moves of every property [P] per unit of t: their mean, and their root mean square.
+def _leakage(plant: Plant, z: Tensor, direction: Direction) -> Array:
+    """Moves of every property per unit of t [3, P]: mean, root mean square, and that relative to
+    the standard deviations under the prior.
 
     Central differences over `2 * STEP` of the coordinate around each item's own. Items count by the
     square of their change of t (least squares through 0), so that those where g is flat, whose t
     hardly changes, do not drown the others.
     """
     own = direction.coordinate(z)[:, None]
-    ends = [plant(place(z, [direction], own + side * STEP)) for side in (1, -1)]
-    pairs = zip(plant.measure.properties, ends[0].T, ends[1].T, strict=True)
-    moves = np.stack([p.difference(ahead, behind).numpy() for p, ahead, behind in pairs])
-    change = (direction.g(own + STEP) - direction.g(own - STEP))[:, 0]
+    ahead, behind = (plant(place(z, [direction], own + side * STEP)) for side in (1, -1))
+    moves = plant.error(ahead, behind).numpy()
+    change = direction.g(own + STEP) - direction.g(own - STEP)
     weight = np.where(np.isnan(moves), 0.0, change**2)
     slope = np.where(np.isnan(moves), 0.0, moves) / change
-    total = np.where(weight.any(axis=1), weight.sum(axis=1), np.nan)
-    return (weight * slope).sum(1) / total, np.sqrt((weight * slope**2).sum(1) / total)
+    total = np.where(weight.any(axis=0), weight.sum(axis=0), np.nan)
+    mean, rms = (weight * slope).sum(0) / total, np.sqrt((weight * slope**2).sum(0) / total)
+    return np.stack([mean, rms, rms * direction.g(own).std() / _spread(plant, z)])
+
+
+def _spread(plant: Plant, z: Tensor) -> Array:
+    """Standard deviation of every property [P]; NaN where it does not vary or is never found."""
+    columns = zip(plant.measure.properties, plant(z).T.numpy(), strict=True)
+    spread = [
+        _response(prop, column[None], np.zeros(1))[0, 1] if not np.isnan(column).all() else 0.0
+        for prop, column in columns
+    ]
+    return np.where(np.array(spread) > 0, spread, np.nan)
 
 
 def _quantiles(values: Array) -> dict[str, float | None]:

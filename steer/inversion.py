@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from steer.batches import in_batches
 from steer.errors import InputError
@@ -14,6 +15,8 @@ from steer.generators.base import Generator
 from steer.losses import Loss, parse_loss
 from steer.optimise import Adam, Culling, Projection, Solver, minimise
 
+#: Strength of the regression that starts come from, as a share of the mean eigenvalue.
+RIDGE = 0.1
 #: Errors that every inversion is reported under, beside the loss that was minimised.
 REPORTED = "blurred-mse+mse+l1+dssim"
 
@@ -26,8 +29,10 @@ class Search:
     and halved at fixed shares of the steps, so that a search costs about
     `steps * (1 + restarts * 0.15)` evaluations a picture.
 
-    `start` is where from: `encoder` (where the generator has one), `prior` (the best of `pool`
-    codes drawn from the prior, by the loss), or `auto`: both, the encoder first.
+    `start` is where from: `encoder` (where the generator has one), `prior` (`pool` codes are drawn
+    from the prior and their pictures made: a linear regression of codes on pictures gives one
+    start, the codes with the nearest pictures the others), or `auto`: both, the encoder first. The
+    pool is made once for all pictures, and costs forward passes only.
     """
 
     loss: str = "blurred-mse"
@@ -35,7 +40,7 @@ class Search:
     steps: int = 200
     restarts: int = 4
     start: str = "auto"
-    pool: int = 256
+    pool: int = 512
     rate: float = 0.2
     final_rate: float = 0.005
     constraint: str = "ball"
@@ -126,11 +131,24 @@ class _Pool:
     """Codes from the prior with their pictures, shared by all pictures to invert."""
 
     def __init__(self, generator: Generator, search: Search):
+        self.project = search.projection(generator)
         codes = generator.latent.sample(search.pool, search.seed).to(generator.device)
-        self.codes = search.projection(generator)(codes)
+        self.codes = self.project(codes)
         with torch.no_grad():
             parts = in_batches(lambda i: generator(self.codes[i.start : i.stop]), len(codes), 64)
             self.pictures = torch.cat(list(parts))
+        # ridge regression of codes on pictures, in its dual form
+        features = _features(self.pictures)
+        self.mean = features.mean(0)
+        self.features = features - self.mean
+        gram = self.features @ self.features.T
+        gram.diagonal().add_(RIDGE * gram.trace() / len(gram))
+        self.weights = torch.linalg.solve(gram, self.codes)
+
+    def regressed(self, targets: Tensor) -> Tensor:
+        """Codes [b, d] that a linear model of the pool gives targets [b, C, H, W]."""
+        products = (_features(targets) - self.mean) @ self.features.T
+        return self.project(products @ self.weights)
 
     def nearest(self, target: Tensor, loss: Loss, count: int) -> Tensor:
         """The `count` codes [count, d] whose pictures are nearest to target [C, H, W]."""
@@ -138,20 +156,27 @@ class _Pool:
         return self.codes[errors.argsort(stable=True)[:count]]
 
 
+def _features(pictures: Tensor) -> Tensor:
+    """Pictures at 16x16 or their own smaller size, flattened [b, -1]."""
+    height, width = (min(side, 16) for side in pictures.shape[2:])
+    return adaptive_avg_pool2d(pictures, (height, width)).flatten(1)
+
+
 @torch.no_grad()
 def _starts(generator: Generator, targets: Tensor, search: Search, pool: _Pool | None) -> Tensor:
-    """Starts [b, restarts, d] of each picture."""
+    """Starts [b, restarts, d]: the encoder's, the regression's, then the nearest of the pool."""
     starts = []
     encoded = generator.encode(targets) if search.start != "prior" else None
     if encoded is not None:
-        starts.append(encoded[:, None])
+        starts.append(search.projection(generator)(encoded)[:, None])
     elif search.start == "encoder":
         raise InputError(f"expected a generator with an encoder, {generator.name} has none.")
-    wanted = search.restarts - len(starts)
-    if pool is not None and wanted > 0:
+    if pool is not None:
+        starts.append(pool.regressed(targets)[:, None])
         loss = search.loss_for(generator)
-        starts.append(torch.stack([pool.nearest(target, loss, wanted) for target in targets]))
-    return torch.cat(starts, dim=1)
+        rest = max(search.restarts - len(starts), 0)
+        starts.append(torch.stack([pool.nearest(target, loss, rest) for target in targets]))
+    return torch.cat(starts, dim=1)[:, : search.restarts]
 
 
 def milestones(steps: int, restarts: int) -> dict[int, int]:
@@ -205,12 +230,11 @@ def _invert_batch(
 
 
 def _joined(parts: list[Inversion]) -> Inversion:
-    """Batches after one another."""
+    """Batches after one another, on the CPU."""
 
-    def join(name: str) -> Tensor | dict[str, Tensor]:
-        values = [getattr(part, name) for part in parts]
-        if isinstance(values[0], dict):
-            return {key: torch.cat([value[key] for value in values]).cpu() for key in values[0]}
-        return torch.cat(values).cpu()
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts]).cpu()
 
-    return Inversion(**{f.name: join(f.name) for f in fields(Inversion)})
+    columns = {f.name: join(f.name) for f in fields(Inversion) if f.name != "errors"}
+    errors = {n: torch.cat([part.errors[n] for part in parts]).cpu() for n in parts[0].errors}
+    return Inversion(**columns, errors=errors)

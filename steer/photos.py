@@ -74,7 +74,9 @@ def invert_photos(
     """
     made = _options(generator, search, align)
     rows = _rows_done(generator, out, made) if resume and out else {}
-    known, order, failed, reused = set(rows), [], {}, 0
+    known, reused = set(rows), 0
+    order: list[tuple[str, str]] = []
+    failed: dict[str, str] = {}
     for first in range(0, len(paths), batch):
         photos = _readable(paths[first : first + batch], generator, align, failed)
         reused += sum(photo.checksum in known for photo in photos)
@@ -105,8 +107,8 @@ def preview_of(generator: Generator, done: Photos, align: str) -> Tensor:
     used = done.artefact.made["pictures"]
     originals = [fit(read_image(path), *generator.picture, how=align) for path in used]
     tensors = done.artefact.tensors
-    pictures = list(tensors["reconstruction"].float() / 255)
-    return side_by_side(originals, pictures, [float(x) for x in tensors["loss"]])
+    pictures = tensors["reconstruction"].float() / 255
+    return side_by_side(torch.stack(originals), pictures, tensors["loss"].tolist())
 
 
 def _readable(

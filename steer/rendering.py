@@ -61,7 +61,7 @@ def traversal(direction: Direction, low: float | None, high: float | None, steps
             f"expected a traversal of 2 or more steps between different values, got {steps} from "
             f"{ends[0]} to {ends[1]}."
         )
-    return [round(float(value), 6) for value in np.linspace(*ends, steps)]
+    return [round(float(value), 6) for value in np.linspace(ends[0], ends[1], steps)]
 
 
 def frames(

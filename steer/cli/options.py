@@ -91,7 +91,7 @@ def assignments(texts: list[str], option: str) -> list[tuple[str, str]]:
     >>> assignments(["translate-x=0.2"], "--set")
     [('translate-x', '0.2')]
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name.strip() and equals and value.strip()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ def command(
     latent: Annotated[int, typer.Option(min=1, help="Numbers in a code.")] = 10,
     widths: Annotated[str, typer.Option(help="Channels of the convolutions.")] = "32,32,32,32",
     dense: Annotated[str, typer.Option(help="Units of the dense layers.")] = "256,256",
+    broadcast: Annotated[
+        int, typer.Option(min=0, help="Grid of a spatial broadcast decoder; 0 mirrors the encoder.")
+    ] = 0,
     likelihood: Annotated[str, typer.Option(help="bernoulli or gaussian.")] = "bernoulli",
     sigma: Annotated[float, typer.Option(help="Standard deviation of gaussian pictures.")] = 0.1,
     size: Annotated[int, typer.Option(min=8, help="Side of a folder's pictures.")] = 64,
@@ -52,16 +55,17 @@ def command(
     from steer.training.vae import BetaVAE
 
     dataset = open_dataset(data, size, channels)
-    chosen = {
+    chosen: dict[str, Any] = {
         "data": dataset.name,
         "latent": latent,
         "widths": _sizes(widths, "--widths"),
         "dense": _sizes(dense, "--dense"),
+        "broadcast": broadcast,
         "picture": list(dataset.shape),
         "batch": batch,
         "seed": seed,
     }
-    trained = {
+    trained: dict[str, Any] = {
         "steps": steps,
         "beta": beta,
         "likelihood": likelihood,
@@ -70,11 +74,11 @@ def command(
         "warm_up": warm_up,
     }
     torch.manual_seed(seed)
-    vae = VAE(PictureShape(*dataset.shape), latent, chosen["widths"], chosen["dense"])
-    vae.to(pick_device(device), memory_format=torch.channels_last)
+    vae = VAE(PictureShape(*dataset.shape), latent, chosen["widths"], chosen["dense"], broadcast)
+    vae.to(pick_device(device)).to(memory_format=torch.channels_last)
     with options.progress("train-vae", steps, quiet) as bar:
         train(
-            BetaVAE(vae, **trained),  # type: ignore[arg-type]
+            BetaVAE(vae, **trained),
             dataset,
             out,
             {**chosen, **trained},

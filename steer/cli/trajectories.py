@@ -72,7 +72,7 @@ def command(
     if whole:
         options.save_or_pipe(str(out))
     generator = options.open_generator(model, device)
-    made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **facts(how))
+    made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **how.facts)
     folder = out.with_name(out.name + ".parts") if whole else out
     with options.progress(f"following {transform}", starts * points, quiet) as bar:
         follow_in_shards(
@@ -105,21 +105,3 @@ def follow_options(
     how = Follow(transform, extent, points, steps, naive)
     search = replace(how.search, loss=loss, sigma=sigma, constraint=constraint, seed=seed)
     return replace(how, search=search)
-
-
-def facts(how: Follow) -> dict[str, object]:
-    """What artefacts record of how a transform was followed."""
-    search = how.search
-    return {
-        "transform": how.transform,
-        "extent": how.reach,
-        "points": how.points,
-        "steps": how.steps,
-        "naive": how.naive,
-        "loss": search.loss,
-        "sigma": search.sigma,
-        "constraint": search.constraint,
-        "rate": search.rate,
-        "final_rate": search.final_rate,
-        "tolerance": search.tolerance,
-    }

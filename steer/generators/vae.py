@@ -18,8 +18,9 @@ class VAE(Generator):
     """Convolutional VAE (table 4.2 of the thesis; the same shape as `disvae`'s).
 
     The encoder halves the picture once for each of `widths` (4x4 convolutions, stride 2, ReLU),
-    then goes through the `dense` layers to the mean and log variance of the code; the decoder
-    mirrors it and ends in a sigmoid.
+    then goes through the `dense` layers to the mean and log variance of the code. The decoder
+    mirrors it and ends in a sigmoid; or, where `broadcast` is the side of a grid, it is a spatial
+    broadcast decoder (Watters et al. 2019), whose codes learn positions far sooner.
 
     >>> vae = VAE(PictureShape(3, 64, 64), latent=10)
     >>> pictures = vae(torch.zeros(2, 10))
@@ -35,6 +36,7 @@ class VAE(Generator):
         latent: int = 10,
         widths: Sequence[int] = (32, 32, 32, 32),
         dense: Sequence[int] = (256, 256),
+        broadcast: int = 0,
     ):
         picture = PictureShape(*picture)
         super().__init__(LatentSpace(latent), picture)
@@ -50,6 +52,7 @@ class VAE(Generator):
             "latent": latent,
             "widths": list(widths),
             "dense": list(dense),
+            "broadcast": broadcast,
         }
         core = (widths[-1], picture.height // factor, picture.width // factor)
         sizes = [core[0] * core[1] * core[2], *dense]
@@ -59,11 +62,15 @@ class VAE(Generator):
             *_dense([*sizes]),
             nn.Linear(sizes[-1], 2 * latent),
         )
-        self.decoder = nn.Sequential(
-            *_dense([latent, *reversed(sizes)]),
-            nn.Unflatten(1, core),
-            *_transposed_convolutions([*reversed(widths), picture.channels]),
-            nn.Sigmoid(),
+        self.decoder = (
+            _broadcast_decoder(picture, latent, widths[-1], broadcast)
+            if broadcast
+            else nn.Sequential(
+                *_dense([latent, *reversed(sizes)]),
+                nn.Unflatten(1, core),
+                *_transposed_convolutions([*reversed(widths), picture.channels]),
+                nn.Sigmoid(),
+            )
         )
         self.apply(_initialise)
 
@@ -93,10 +100,10 @@ class VAE(Generator):
             raise InputError(
                 f"{checkpoint.origin}: config.json of a VAE lacks {', '.join(sorted(missing))}."
             )
-        options = {key: checkpoint.config[key] for key in ("latent", "widths", "dense")}
-        return _filled(
-            cls(PictureShape(*checkpoint.config["picture"]), **options), checkpoint.state
-        )
+        known = ("latent", "widths", "dense", "broadcast")
+        options = {key: checkpoint.config[key] for key in known if key in checkpoint.config}
+        vae = cls(PictureShape(*checkpoint.config["picture"]), **options)
+        return _filled(vae, checkpoint.state)
 
 
 class DisVAE(VAE):
@@ -156,6 +163,39 @@ def _filled(vae: VAE, state: dict[str, Tensor]) -> VAE:
     return vae
 
 
+class Broadcast(nn.Module):
+    """Codes [B, d] to maps [B, d + 2, grid, grid]: at every place the code and the place's x, y."""
+
+    def __init__(self, grid: int):
+        super().__init__()
+        centres = (torch.arange(grid) + 0.5) / grid * 2 - 1
+        place = torch.stack([centres.expand(grid, grid), centres[:, None].expand(grid, grid)])
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The maps of codes [B, d]."""
+        place: Tensor = self.place  # type: ignore[assignment]
+        codes = z[:, :, None, None].expand(-1, -1, *place.shape[1:])
+        return torch.cat([codes, place.expand(len(z), -1, -1, -1)], dim=1)
+
+
+def _broadcast_decoder(picture: PictureShape, latent: int, width: int, grid: int) -> nn.Sequential:
+    doublings = (picture.height // grid).bit_length() - 1
+    if picture.height != picture.width or picture.height != grid * 2**doublings or not doublings:
+        raise InputError(
+            f"expected a broadcast grid that doubles to {picture.height}x{picture.width}, "
+            f"got {grid}."
+        )
+    return nn.Sequential(
+        Broadcast(grid),
+        *(nn.Conv2d(latent + 2, width, 1), nn.ReLU()),
+        *(nn.Conv2d(width, width, 1), nn.ReLU()),
+        *(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()),
+        *_transposed_convolutions([*(width // 2**i for i in range(doublings)), picture.channels]),
+        nn.Sigmoid(),
+    )
+
+
 def _initialise(layer: nn.Module) -> None:
     """Variance-keeping weights (He et al. 2015): with torch's own, which shrink the signal at each
     layer, training stays for thousands of steps where it draws no object."""
@@ -182,7 +222,7 @@ def _convolutions(widths: Sequence[int]) -> list[nn.Module]:
 
 def _transposed_convolutions(widths: Sequence[int]) -> list[nn.Module]:
     """Mirror of `_convolutions`, without the ReLU after the last one."""
-    layers = [
+    layers: list[nn.Module] = [
         layer
         for a, b in pairwise(widths)
         for layer in (nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), nn.ReLU())

@@ -71,7 +71,7 @@ class BetaVAE:
         self.optimiser.zero_grad(set_to_none=True)
         (reconstruction + weight * divergence).backward()
         self.optimiser.step()
-        return {"reconstruction": float(reconstruction), "divergence": float(divergence)}
+        return {"reconstruction": reconstruction.item(), "divergence": divergence.item()}
 
     def reconstruction(self, pictures: Tensor, targets: Tensor) -> Tensor:
         """Negative log likelihood in nats per picture, up to a constant."""
@@ -84,7 +84,7 @@ class BetaVAE:
     @torch.no_grad()
     def preview(self, pictures: Tensor) -> Tensor:
         """Pictures over their reconstructions."""
-        return side_by_side(list(pictures), list(self.vae(self.vae.encode(pictures))))
+        return side_by_side(pictures, self.vae(self.vae.encode(pictures)))
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser state."""

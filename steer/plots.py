@@ -1,0 +1,236 @@
+"""Figures of directions and their evaluation; the only importer of matplotlib."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+
+from steer.directions import Direction
+from steer.errors import InputError
+from steer.evaluation import Evaluation, Measured
+from steer.files import write_atomically
+from steer.measures import properties
+
+BLUE, RED, INK, FADED = "#2166ac", "#b2182b", "#222222", "#777777"
+COORDINATE = "coordinate α on u (standard deviations of the prior)"
+#: Units as axis labels say them.
+UNITS = {
+    "width": "fraction of the width",
+    "height": "fraction of the height",
+    "log2": "log2, octaves",
+    "fraction": "fraction of the area",
+}
+Array = NDArray[np.float64]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    write_atomically(Path(path), png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file.
+
+    >>> png(Figure())[1:4]
+    b'PNG'
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def violins(measured: Measured) -> Figure:
+    """The measured distribution at each coordinate in blue, its standard deviation in red, g + c
+    drawn over it (figures 2 and 5 of Plumerault et al. 2020)."""
+    figure, axes = _figure()
+    direction, response = measured.direction, measured.response
+    for alpha, values in zip(measured.alphas, measured.unwrapped(), strict=True):
+        found = values[~np.isnan(values)]
+        if len(found):
+            _violin(axes, alpha, found)
+    axes.plot([], [], color=BLUE, lw=6, alpha=0.4, label="measured")
+    _draw_g(axes, direction, measured.alphas)
+    _label(axes, direction)
+    _draw_spread(axes, measured.alphas, response[:, 1], measured.factor.unit)
+    _draw_not_found(axes, measured.alphas, response[:, 2])
+    _legend(figure)
+    return figure
+
+
+def response_figure(direction: Direction) -> Figure:
+    """g of a direction with the response that its calibration has measured, where there is one."""
+    figure, axes = _figure()
+    alphas = direction.alphas
+    _draw_g(axes, direction, np.linspace(-3, 3, 2) if alphas is None else alphas)
+    _label(axes, direction)
+    if alphas is None or direction.response is None:
+        axes.set_title(f"{direction.name} · no measured response", fontsize=10)
+    else:
+        mean, spread, share = direction.response.T
+        axes.fill_between(alphas, mean - spread, mean + spread, color=BLUE, alpha=0.2, lw=0)
+        axes.plot(alphas, mean, "o", color=BLUE, ms=4, label="measured, mean and std")
+        _draw_not_found(axes, alphas, share)
+    _legend(figure)
+    return figure
+
+
+def density_figure(measured: Measured) -> Figure:
+    """Density of the factor under the prior, measured and by the model (equation 6)."""
+    figure, axes = _figure()
+    found = measured.prior[~np.isnan(measured.prior)]
+    bins = np.histogram_bin_edges(found, max(8, round(np.sqrt(len(found)))))
+    axes.hist(found, bins=bins.tolist(), density=True, color=BLUE, alpha=0.4, label="measured")
+    half = (bins[1] - bins[0]) / 2
+    values = np.linspace(bins[0] - 6 * half, bins[-1] + 6 * half, 801)
+    # as wide as a bin: g is straight between knots, so that its slope, and the density, jump
+    density = (measured.cumulative(values + half) - measured.cumulative(values - half)) / (2 * half)
+    axes.plot(values, density, color=INK, label="model (equation 6), averaged over a bin")
+    axes.set_xlabel(_named(measured.direction))
+    axes.set_ylabel("density under the prior")
+    axes.set_title(f"{measured.direction.name} · KS distance {measured.ks:.3f}", fontsize=10)
+    _legend(figure)
+    return figure
+
+
+def leakage_figure(evaluation: Evaluation) -> Figure:
+    """How much each direction moves every property per unit of its own t, as a heat map.
+
+    The numbers are means, in the units of row and column; the colour is the root mean square with
+    both counted in standard deviations of the prior.
+    """
+    rows, columns = evaluation.leakage.shape
+    figure, axes = _figure(2.6 + columns, 1.4 + 0.6 * rows)
+    image = axes.imshow(evaluation.relative, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for i, j in np.ndindex(rows, columns):
+        value, shade = evaluation.leakage[i, j], evaluation.relative[i, j]
+        text = "–" if np.isnan(value) else _short(value)
+        axes.text(j, i, text, ha="center", va="center", color="white" if shade > 0.55 else INK)
+    axes.set_yticks(range(rows), [f"{d.name}\nper {_one(d.unit)}" for d in evaluation.directions])
+    names = [f"{name}\n({properties.get(name).unit})" for name in evaluation.names]
+    axes.set_xticks(range(columns), names)
+    axes.set_xlabel("how far the measured property moves, in its unit")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, extend="max", pad=0.02)
+    bar.set_label("moved, RMS\n(std of the prior)")
+    return figure
+
+
+def norms_figure(evaluation: Evaluation) -> Figure:
+    """Squared norm of u in each part of a hierarchical code, direction by direction (figure 4).
+
+    Raises InputError where the generator's codes have no parts.
+    """
+    if not evaluation.norms or not evaluation.norms[0]:
+        raise InputError("expected a generator whose codes have parts, got one with plain codes.")
+    parts = list(evaluation.norms[0])
+    count = len(evaluation.norms)
+    figure, axes = _figure(max(4.5, 1.8 + 0.3 * len(parts) * (count + 1)), 3.4)
+    width = 0.8 / count
+    colours = colormaps["cividis"](np.linspace(0.1, 0.9, count))
+    for i, (direction, norms) in enumerate(
+        zip(evaluation.directions, evaluation.norms, strict=True)
+    ):
+        at = np.arange(len(parts)) + (i - (count - 1) / 2) * width
+        axes.bar(at, list(norms.values()), width, color=colours[i], label=direction.name)
+    axes.set_xticks(range(len(parts)), parts)
+    axes.set_xlabel("part of the latent code")
+    axes.set_ylabel("squared norm of u")
+    axes.set_ylim(0, 1.05)
+    _legend(figure)
+    return figure
+
+
+# --- parts of figures ---
+
+
+def _figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """An empty figure, in inches, drawn without pyplot and its global state."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width, height), layout=layout)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _violin(axes: Axes, alpha: float, values: Array) -> None:
+    parts: Any = axes.violinplot([values], [alpha], widths=0.42, showextrema=False)
+    for body in parts["bodies"]:
+        body.set(facecolor=BLUE, edgecolor=BLUE, alpha=0.4)
+    axes.plot(alpha, values.mean(), ".", color=BLUE, ms=5)
+
+
+def _draw_g(axes: Axes, direction: Direction, alphas: Array) -> None:
+    """g + c: solid where the fit has seen coordinates, dashed where it goes on."""
+    s = np.linspace(min(alphas, default=-3), max(alphas, default=3), 601)
+    t = direction.g(s) + (direction.constant or 0.0)
+    low, high = direction.span
+    name = "g" if direction.constant is None else "g + c"
+    seen = (s >= low) & (s <= high)
+    axes.plot(s[seen], t[seen], color=INK, lw=1.5, zorder=5, label=name)
+    if not seen.all():
+        axes.plot(s, t, "--", color=INK, lw=1, zorder=4, label=f"{name}, beyond what was fitted")
+
+
+def _label(axes: Axes, direction: Direction) -> None:
+    axes.set_xlabel(COORDINATE)
+    axes.set_ylabel(_named(direction))
+    axes.set_title(direction.name, fontsize=10)
+
+
+def _draw_spread(axes: Axes, alphas: Array, spread: Array, unit: str) -> None:
+    """The standard deviation in red on an axis of its own."""
+    other = axes.twinx()
+    other.spines["top"].set_visible(False)
+    other.plot(alphas, spread, "o-", color=RED, ms=3, lw=1, label="standard deviation")
+    other.set_ylabel(f"standard deviation ({UNITS.get(unit, unit)})", color=RED)
+    other.tick_params(axis="y", colors=RED)
+    # in the lower part, where it crosses the violins least
+    other.set_ylim(0, 3 * np.nanmax(spread, initial=1e-9))
+
+
+def _draw_not_found(axes: Axes, alphas: Array, share: Array) -> None:
+    """How many pictures had no object, in percent, over each coordinate where some had none."""
+    lost = [(a, f) for a, f in zip(alphas, share, strict=True) if f < 1]
+    for alpha, found in lost:
+        axes.annotate(
+            f"{100 * (1 - found):.2g}%",
+            (alpha, 1),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            color=FADED,
+        )
+    if lost:
+        axes.set_title(
+            f"{axes.get_title()} · in grey the share without an object", pad=14, fontsize=10
+        )
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def _named(direction: Direction) -> str:
+    """The factor with its unit, for an axis."""
+    return f"{direction.name} ({UNITS.get(direction.unit, direction.unit)})"
+
+
+def _one(unit: str) -> str:
+    """One of a unit."""
+    return {"log2": "octave", "degrees": "degree"}.get(unit, unit)
+
+
+def _short(value: float) -> str:
+    """Two or three digits, with a minus sign instead of a hyphen."""
+    digits = ".0f" if abs(value) >= 10 else ".2f" if abs(value) >= 0.1 else ".1g"
+    return f"{value:{digits}}".replace("-", "−")
