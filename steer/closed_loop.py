@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -134,35 +135,66 @@ class _Problem:
         return ((self.size > MARGIN) & ~self.lost).nonzero()[:, 0]
 
 
+class _Crossings(NamedTuple):
+    """Items [m] whose error changes sign between coordinates a and b."""
+
+    items: Tensor
+    a: Tensor
+    error_a: Tensor
+    b: Tensor
+    error_b: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """Where between a and b a straight line crosses 0."""
+        return (self.error_a / (self.error_a - self.error_b)).nan_to_num(0.5)
+
+    def of(self, chosen: Tensor) -> _Crossings:
+        """Some of them."""
+        return _Crossings(*(column[chosen] for column in self))
+
+
 def _bracket(problem: _Problem) -> None:
     """One knob: outward from the item's coordinate, stride by stride on both sides, until the error
     changes sign; then narrowed. A change of sign that turns out to be a jump is passed over."""
-    own, start = problem.own[:, 0], problem.origin[:, 0]
-    ends = {-1: (own.clone(), start.clone()), 1: (own.clone(), start.clone())}
+    own, origin = problem.own[:, 0], problem.origin[:, 0]
+    fronts = {side: _Front(own.clone(), own.clone(), origin.clone()) for side in (-1, 1)}
     for _ in range(math.ceil(2 * REACH / STRIDE)):
-        crossings = []
-        for side, (at, value) in ends.items():
-            items = problem.open
-            ahead = at[items] + side * STRIDE
-            inside = (ahead.abs() <= REACH) | (ahead.abs() < at[items].abs())
-            items, ahead = items[inside], ahead[inside]
-            error = problem.error(items, ahead[:, None])[:, 0]
-            jump = (error - value[items]).abs() * problem.tolerances[0] > _half_turn(problem)
-            crossed = (error * value[items] <= 0) & ~jump
-            crossings.append(
-                (
-                    items[crossed],
-                    at[items][crossed],
-                    value[items][crossed],
-                    ahead[crossed],
-                    error[crossed],
-                )
-            )
-            at[items], value[items] = ahead, torch.where(error.isnan(), value[items], error)
-        for crossing in crossings:
-            _narrow(problem, *crossing)
+        left, right = (_advance(problem, side, front) for side, front in fronts.items())
+        both = _Crossings(*(torch.cat(pair) for pair in zip(left, right, strict=True)))
+        # where both sides cross, the nearer crossing goes first
+        far = (both.a + both.share * (both.b - both.a) - own[both.items]).abs()
+        nearest = torch.full_like(own, math.inf).scatter_reduce(0, both.items, far, "amin")
+        first = far == nearest[both.items]
+        _narrow(problem, both.of(first))
+        _narrow(problem, both.of(~first))
         if not len(problem.open):
             break
+
+
+class _Front(NamedTuple):
+    """How far the search has come on one side [n]; where it last saw an object; the error there."""
+
+    at: Tensor
+    seen: Tensor
+    error: Tensor
+
+
+def _advance(problem: _Problem, side: int, front: _Front) -> _Crossings:
+    """One stride further on one side; the changes of sign that it passed."""
+    items = problem.open
+    ahead = front.at[items] + side * STRIDE
+    inside = (ahead.abs() <= REACH) | (ahead.abs() < front.at[items].abs())
+    items, ahead = items[inside], ahead[inside]
+    error = problem.error(items, ahead[:, None])[:, 0]
+    before = front.error[items]
+    jump = (error - before).abs() * problem.tolerances[0] > _half_turn(problem)
+    crossed = (error * before <= 0) & ~jump
+    found = _Crossings(items, front.seen[items], before, ahead, error).of(crossed)
+    front.at[items] = ahead
+    seen = ~error.isnan()
+    front.seen[items[seen]], front.error[items[seen]] = ahead[seen], error[seen]
+    return found
 
 
 def _half_turn(problem: _Problem) -> float:
@@ -171,28 +203,26 @@ def _half_turn(problem: _Problem) -> float:
     return math.inf if period is None else period / 2
 
 
-def _narrow(
-    problem: _Problem, items: Tensor, a: Tensor, error_a: Tensor, b: Tensor, error_b: Tensor
-) -> None:
+def _narrow(problem: _Problem, crossings: _Crossings) -> None:
     """Bracketed root by the Illinois rule, with a bisection every third round."""
     for round_ in range(18):
-        still = problem.size[items] > MARGIN
-        items, a, b = items[still], a[still], b[still]
-        error_a, error_b = error_a[still], error_b[still]
+        crossings = crossings.of(problem.size[crossings.items] > MARGIN)
+        items, a, error_a, b, error_b = crossings
         if not len(items):
             return
-        share = (error_a / (error_a - error_b)).nan_to_num(0.5).clamp(0.05, 0.95)
-        if round_ % 3 == 2:
-            share = torch.full_like(share, 0.5)
+        share = torch.full_like(a, 0.5) if round_ % 3 == 2 else crossings.share.clamp(0.05, 0.95)
         middle = a + share * (b - a)
         error = problem.error(items, middle[:, None])[:, 0]
         error = torch.where(error.isnan(), error_a, error)
         left = error * error_a <= 0
-        # the end that stays twice counts half, so that it moves in the end
-        error_b = torch.where(left, error, error_b / 2)
-        b = torch.where(left, middle, b)
-        error_a = torch.where(left, error_a / 2, error)
-        a = torch.where(left, a, middle)
+        # the end that stays counts half from then on, so that it moves in the end
+        crossings = _Crossings(
+            items,
+            torch.where(left, a, middle),
+            torch.where(left, error_a / 2, error),
+            torch.where(left, middle, b),
+            torch.where(left, error, error_b / 2),
+        )
 
 
 def _newton(problem: _Problem, guess: Array, rounds: int = 14) -> None:

@@ -214,7 +214,8 @@ class _Model:
         linear = np.linalg.solve(gram, difference.T @ pairs.shift)
         self.scale = float(np.linalg.norm(linear)) or 1.0
         self.smoothness = smoothness
-        self.u = _unit(linear) if u is None else u
+        # not the least-squares start, which amplifies latents that hardly move
+        self.u = _unit(difference.T @ pairs.shift) if u is None else u
         self.slopes = np.full(len(KNOTS) - 1, self.scale)
 
     def solve(self, rounds: int = 20) -> _Model:

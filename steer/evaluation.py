@@ -13,11 +13,11 @@ from scipy.stats import circmean, circstd, ks_1samp, norm
 from torch import Tensor
 
 from steer.closed_loop import Plant, place
-from steer.control import Setting, Status, control
 from steer.directions import Direction
 from steer.distributions import Mixture, parse_distribution
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace
+from steer.knobs import Setting, Status, control
 from steer.measures import Measure, Property, properties
 
 #: Coordinates at which the response of a direction is measured.
@@ -29,7 +29,7 @@ STEP = 0.25
 #: A border whose median is under this, in every channel, is black.
 BLACK = 0.1
 Array = NDArray[np.float64]
-Report = Callable[[float, str], None]
+Report = Callable[[float, float], None]
 
 
 # --- the measured response ---
@@ -284,14 +284,14 @@ def evaluate(
     seed: int = 1,
     batch: int = 64,
     exact: bool = True,
-    report: Report = lambda share, doing: None,
+    report: Report = lambda done, error: None,
 ) -> Evaluation:
     """Measure what directions do, on codes drawn from the prior.
 
     A direction that has not been calibrated with `find` (None: its own) is calibrated first.
     Control is tried at `values` of every direction's property, or at 5 over the range that 95 % of
-    the prior covers; without `exact` in open loop only. `report` is told the share of the work that
-    is done, and what comes next.
+    the prior covers; without `exact` in open loop only. `report` is told how many directions
+    are done, with the share of the current one, and the last root mean square error of control.
 
     >>> from steer.generators import Generator, LatentSpace, PictureShape
     >>> class Grey(Generator):
@@ -308,16 +308,14 @@ def evaluate(
     ready, measured, leakage = [], [], []
     for i, direction in enumerate(directions):
 
-        def said(share: float, doing: str, i: int = i, name: str = direction.name) -> None:
-            report((i + share) / len(directions), f"{name}: {doing}")
+        def said(share: float, error: float, i: int = i) -> None:
+            report(i + share, error)
 
-        said(0.0, "response")
         direction, seeing = _ready(generator, direction, find, samples, batch)
         ready.append(direction)
         measured.append(_measure(generator, direction, z, values, batch, exact, said))
-        said(0.9, "leakage")
         leakage.append(_leakage(Plant(generator, names, seeing, batch), z, direction))
-    report(1.0, "done")
+        report(i + 1, np.nan)
     norms = [part_norms(direction, generator.latent) for direction in ready]
     mean, rms, relative = np.stack(leakage, axis=1)
     return Evaluation(ready, measured, names, mean, rms, relative, norms)
@@ -400,8 +398,9 @@ def _measure(
     values = _covered(found) if values is None else list(values)
     loops = ("open", "closed") if exact else ("open",)
     for i, (value, loop) in enumerate((v, loop) for v in values for loop in loops):
-        report(0.2 + 0.7 * i / (len(values) * len(loops)), f"{loop} loop at {value:g}")
         found.accuracy.append(_control(plant, z, direction, value, loop))
+        rms = _rms(found.accuracy[-1].error)
+        report((i + 1) / (1 + len(values) * len(loops)), np.nan if rms is None else rms)
     return found
 
 

@@ -37,12 +37,12 @@ class Search:
 
     loss: str = "blurred-mse"
     sigma: float | None = None
-    steps: int = 200
+    steps: int = 300
     restarts: int = 4
     start: str = "auto"
     pool: int = 512
-    rate: float = 0.2
-    final_rate: float = 0.005
+    rate: float = 0.1
+    final_rate: float = 0.02
     constraint: str = "ball"
     tolerance: float = 1e-7
     seed: int = 0

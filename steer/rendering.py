@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from steer.batches import in_batches
-from steer.control import Controlled, Setting, Status, control
 from steer.directions import Direction
 from steer.distributions import Mixture
 from steer.errors import InputError
 from steer.files import make_folder, save_json
 from steer.generators.base import Generator
 from steer.images import grid, write_animation, write_png
+from steer.knobs import Controlled, Setting, Status, control
 
 
 @dataclass
@@ -76,7 +76,7 @@ def frames(
 ) -> list[Frame]:
     """A frame for each of `values` of the property `along`, or one with the settings alone.
 
-    The settings hold in every frame. `options` are those of `steer.control.control`.
+    The settings hold in every frame. `options` are those of `steer.knobs.control`.
     """
     if along is None and not settings:
         return [Frame("", draw(generator, z))]

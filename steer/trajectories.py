@@ -34,10 +34,10 @@ class Follow:
     transform: str
     extent: float | None = None
     points: int = 5
-    steps: int = 50
+    steps: int = 20
     naive: bool = False
     sides: tuple[int, ...] = (-1, 1)
-    search: Search = field(default_factory=lambda: Search(rate=0.1, final_rate=0.01))
+    search: Search = field(default_factory=lambda: Search(rate=0.1, final_rate=0.03))
 
     def __post_init__(self) -> None:
         for name in ("points", "steps"):

@@ -38,7 +38,7 @@ def command(
     starts: Starts = 64,
     extent: Extent = None,
     points: Points = 5,
-    steps: Steps = 50,
+    steps: Steps = 20,
     loss: Loss = "blurred-mse",
     sigma: Sigma = None,
     constraint: Constraint = "ball",

@@ -12,10 +12,10 @@ from steer.cli import options
 from steer.cli.options import Batch, Device, Directions, Json, Measure, OptionalModel, Seed
 
 if TYPE_CHECKING:
-    from steer.control import Setting
     from steer.directions import Direction
     from steer.files import Artefact
     from steer.generators import Generator
+    from steer.knobs import Setting
     from steer.rendering import Frame
 
 NAME = "render"
@@ -67,7 +67,7 @@ def command(
     """
     target = options.save_or_pipe(out)
     options.refuse_json_on_stdout(json_, target)
-    from steer.control import direction_for
+    from steer.knobs import direction_for
     from steer.rendering import frames, traversal
 
     artefact = _latents(source, latents)
@@ -102,9 +102,9 @@ def _latents(source: str | None, latents: str | None) -> Artefact | None:
 
 
 def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> list[Setting]:
-    from steer.control import Setting
     from steer.distributions import parse_distribution
     from steer.errors import InputError
+    from steer.knobs import Setting
 
     settings = [
         Setting(name, mode, options.number(value, f"--{mode} {name}"))
@@ -218,7 +218,7 @@ def _warn(shown: list[Frame]) -> None:
     """Says on stderr how many items did not come to where they were asked."""
     from collections import Counter
 
-    from steer.control import Status
+    from steer.knobs import Status
 
     counts = Counter(
         Status(int(status))

@@ -37,7 +37,7 @@ def command(
     starts: Starts = 64,
     extent: Extent = None,
     points: Points = 5,
-    steps: Steps = 50,
+    steps: Steps = 20,
     naive: Annotated[
         bool, typer.Option("--naive", help="Start every target from z_0 (to compare).")
     ] = False,

@@ -1,0 +1,96 @@
+"""Every script of `examples/` runs, at a size that takes seconds, and leaves what it promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steer.images import read_image
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(folder: Path, name: str, *arguments: str) -> str:
+    """Standard output of an example, run as a person runs it; fails the test where it fails."""
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a markdown table, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_every_example_has_a_test():
+    here = Path(__file__).read_text()
+    assert [p.name for p in EXAMPLES.iterdir() if p.is_file() and f'"{p.name}"' not in here] == []
+
+
+def test_whole_path(tmp_path):
+    out = run(tmp_path, "whole_path.py", "--starts", "8", "-o", "walk.png")
+    measured = re.search(r"asked 0\.1, measured (-?\d\.\d+), status (\d)", out)
+    assert measured, out
+    # the picture is one that the generator made: the value is reached, or said not to be
+    assert abs(float(measured[1]) - 0.1) <= 0.005 or measured[2] != "0"
+    assert len(re.findall(r"closed loop at", out)) == 5
+    assert read_image(tmp_path / "walk.png").shape[0] == 3
+    assert len((EXAMPLES / "whole_path.py").read_text().splitlines()) < 40
+
+
+def test_whole_path_on_a_photo(tmp_path):
+    from skimage import data
+    from skimage.io import imsave
+
+    imsave(tmp_path / "face.png", data.astronaut())
+    out = run(tmp_path, "whole_path.py", "--starts", "8", "--picture", "face.png")
+    assert float(re.search(r"inverted: (\S+) left", out)[1]) > 1e-4  # no sprite is a face
+
+
+def test_own_generator(tmp_path):
+    quality = json.loads(run(tmp_path, "own_generator.py").replace("'", '"'))
+    # the disc's place is 0.15 z_0, so a straight line explains it
+    assert quality["held_out_r2"] > 0.99
+    assert len((EXAMPLES / "own_generator.py").read_text().splitlines()) < 20
+
+
+def test_disentanglement(tmp_path):
+    sizes = ("--starts", "8", "--samples", "16", "--transform", "translate-x")
+    out = run(tmp_path, "disentanglement.py", "sprites", *sizes, "-o", "report")
+    (row,) = rows(out)
+    assert row[:2] == ["sprites", "translate-x"]
+    (kept,) = json.loads((tmp_path / "report/disentanglement.json").read_text())["rows"]
+    assert row[2] == f"{kept['held_out_r2']:.3f}" and kept["held_out_r2"] <= 1
+    assert len(kept["std"]) == len(kept["alpha"])
+    assert kept["closed_rms"] <= 0.005  # of those that reached the value
+    assert (tmp_path / "report/disentanglement.md").read_text() == out
+    assert read_image(tmp_path / "report/disentanglement.png").shape[0] == 3
+
+
+@pytest.mark.parametrize("architecture", ["mirrored", "broadcast"])
+def test_sprites_table(tmp_path, architecture):
+    sizes = ("--steps", "2", "--starts", "6", "--beta", "1", "--architecture", architecture)
+    out = run(tmp_path, "sprites_table.py", *sizes, "--model", "sprites", "-o", "runs")
+    trained, embedded = rows(out)
+    assert trained[0] == f"{architecture}-beta1-2" and embedded[0] == "sprites"
+    assert float(embedded[1]) < float(trained[1])  # two steps teach less than a whole training
+    assert (tmp_path / "runs" / trained[0] / "config.json").exists()
+
+
+def test_readme_pictures(tmp_path):
+    """The pictures of the README are remade by one command, here small and elsewhere."""
+    command = ["bash", str(EXAMPLES / "readme_pictures.sh"), str(tmp_path / "docs"), "8"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("walk.png", "colours.png", "response.png"):
+        assert read_image(tmp_path / "docs" / name).shape[0] == 3
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    made = {path.name for path in (tmp_path / "docs").iterdir()}
+    assert set(re.findall(r"docs/(\w+\.\w+)", readme)) <= made

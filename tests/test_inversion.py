@@ -1,0 +1,202 @@
+"""Pictures to codes, on generators whose codes are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from toys import Blob, Linear
+
+from steer.errors import InputError
+from steer.generators import load
+from steer.generators.base import LatentSpace, PictureShape
+from steer.inversion import Search, invert, milestones
+from steer.optimise import Adam, Status
+
+FINE = Search(loss="mse", steps=250, rate=0.05, final_rate=0.0005, tolerance=0.0, pool=64)
+
+
+class Encoded(Linear):
+    """The linear generator with an encoder that is right up to `off`."""
+
+    off = 0.0
+
+    def encode(self, pictures):
+        flat = (pictures - 0.5).flatten(1)
+        return torch.linalg.lstsq(self.weight, flat.T).solution.T + self.off
+
+
+@pytest.mark.parametrize("loss", ["mse", "blurred-mse", "mse+l1:0.1"])
+@pytest.mark.parametrize("start", ["auto", "prior"])
+def test_a_linear_generator_is_inverted_to_1e_4(loss, start):
+    linear = Linear()
+    z = linear.latent.project(linear.latent.sample(5, seed=8))
+    sigma = 0.5 if "blurred" in loss else None
+    search = Search(
+        loss=loss, sigma=sigma, start=start, steps=300, rate=0.03, final_rate=1e-5, tolerance=0.0,
+        pool=64,
+    )  # fmt: skip
+    found = invert(linear, linear(z), search)
+    assert (found.z - z).abs().max() < 1e-4
+    assert (found.loss < 1e-5).all()
+
+
+def test_what_comes_back():
+    blob = Blob()
+    z = blob.latent.sample(3, seed=2)
+    found = invert(blob, blob(z), Search(steps=60, pool=64))
+    assert torch.allclose(found.pictures, blob(found.z), atol=1e-6)
+    assert set(found.errors) == {"blurred-mse", "mse", "l1", "dssim"}
+    mse = (found.pictures - blob(z)).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(found.errors["mse"], mse, atol=1e-9)
+    assert torch.allclose(found.errors["blurred-mse"], found.loss, rtol=1e-3, atol=1e-9)
+    assert {len(v) for v in (found.z, found.loss, found.status, found.evaluations)} == {3}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_cut_into_batches_changes_nothing(batch):
+    linear = Linear()
+    targets = linear(linear.latent.sample(5, seed=3)) + 0.02 * torch.rand(5, 3, 8, 8)
+    search = Search(loss="mse", steps=60, tolerance=1e-5, pool=64)
+    whole = invert(linear, targets, search, batch=8)
+    cut = invert(linear, targets, search, batch=batch)
+    assert torch.allclose(cut.z, whole.z, atol=1e-5)
+    assert torch.equal(cut.evaluations, whole.evaluations)
+    assert torch.equal(cut.status, whole.status)
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(40, 1), (40, 2), (100, 4), (100, 7), (3, 4)])
+def test_a_search_costs_what_its_docstring_says(steps, restarts):
+    linear = Linear()
+    plan = milestones(steps, restarts)
+    assert list(plan) == sorted(plan) and list(plan.values())[-1:] in ([1], [])
+    targets = linear(linear.latent.sample(2, seed=3))
+    pool = 70
+    search = Search(steps=steps, restarts=restarts, pool=pool, tolerance=0.0, loss="mse")
+    linear.codes = 0
+    found = invert(linear, targets, search)
+    spent = int(found.evaluations.sum())
+    # besides the evaluations: one forward pass of the pool, and of the two pictures found
+    assert linear.codes == spent + pool + 2
+    if steps >= 40:
+        assert found.evaluations.max() <= steps * (1 + restarts * 0.15)
+    assert (found.status == Status.BUDGET).all()
+
+
+def test_restarts_are_kept_by_loss():
+    """Two blobs' worth of local minima: more starts never leave a higher loss."""
+
+    def two_hills(s):
+        return 0.25 * torch.sin(3 * s)
+
+    blob = Blob(two_hills, size=24)
+    targets = blob(blob.latent.sample(8, seed=4))
+    losses = [
+        invert(blob, targets, Search(steps=80, restarts=n, start="prior", pool=128)).loss
+        for n in (1, 8)
+    ]
+    assert (losses[1] <= 1e-4).sum() >= (losses[0] <= 1e-4).sum()
+    assert losses[1].mean() < 0.5 * losses[0].mean() or losses[1].max() < 1e-5
+
+
+def test_the_encoders_start_is_used_and_ends_at_once_where_it_is_right():
+    linear = Encoded()
+    z = linear.latent.project(linear.latent.sample(4, seed=1))
+    search = Search(loss="mse", start="encoder", tolerance=1e-9, steps=30)
+    found = invert(linear, linear(z), search)
+    assert (found.status == Status.CONVERGED).all() and (found.evaluations == 1).all()
+    assert (found.z - z).abs().max() < 1e-4
+    # beside other starts it still comes first, and ends them
+    beside = invert(linear, linear(z), Search(loss="mse", tolerance=1e-9, steps=30, pool=64))
+    assert (beside.status == Status.CONVERGED).all() and (beside.evaluations == 4).all()
+
+
+def test_an_encoder_alone_needs_no_pool():
+    linear = Encoded()
+    linear.off = 0.1
+    targets = linear(linear.latent.sample(2))
+    linear.codes = 0
+    found = invert(linear, targets, Search(loss="mse", start="encoder", steps=10, tolerance=0.0))
+    assert (found.evaluations == 10).all() and linear.codes == 22
+
+
+def test_no_encoder_to_start_from():
+    with pytest.raises(InputError, match=r"a generator with an encoder, linear has none"):
+        invert(Linear(), torch.zeros(1, 3, 8, 8), Search(start="encoder"))
+
+
+def test_the_tolerance_ends_an_item():
+    linear = Linear()
+    targets = linear(linear.latent.sample(4, seed=6))
+    found = invert(linear, targets, Search(loss="mse", tolerance=1e-3, steps=200, pool=64))
+    assert (found.status == Status.CONVERGED).all() and (found.loss <= 1e-3).all()
+    assert found.evaluations.max() < 100
+
+
+@pytest.mark.parametrize(("constraint", "inside"), [("ball", True), ("none", False)])
+def test_the_ball(constraint, inside):
+    linear = Linear()
+    far = 3 * linear.latent.radius / math.sqrt(6) * torch.ones(1, 6)
+    search = Search(
+        loss="mse", constraint=constraint, steps=400, rate=0.3, final_rate=0.01, pool=64,
+        tolerance=0.0,
+    )  # fmt: skip
+    found = invert(linear, linear(far), search)
+    norm = float(found.z.norm())
+    assert norm <= linear.latent.radius * 1.0001 if inside else norm > 2 * linear.latent.radius
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8, 9), (3, 8, 8), (0,)])
+def test_wrong_shapes(shape):
+    with pytest.raises(InputError, match=r"expected pictures of shape \(3, 8, 8\) for linear"):
+        invert(Linear(), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"restarts": 0}, {"pool": 0}, {"rate": 0.0}, {"final_rate": -1.0},
+        {"rate": math.nan}, {"constraint": "sphere"}, {"start": "middle"},
+    ],
+)  # fmt: skip
+def test_wrong_options(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(InputError, match=f"expected {name}"):
+        Search(**wrong)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_pool_of_hardly_anything(pool):
+    linear = Linear()
+    targets = linear(linear.latent.sample(2, seed=6))
+    found = invert(linear, targets, Search(loss="mse", pool=pool, steps=5))
+    assert found.loss.isfinite().all()
+
+
+def test_no_pictures():
+    found = invert(Linear(), torch.zeros(0, 3, 8, 8))
+    assert found.z.shape == (0, 6) and found.errors["mse"].shape == (0,)
+
+
+def test_the_report_ends_at_the_last_step():
+    linear, told = Linear(), []
+    targets = linear(linear.latent.sample(4, seed=6))
+    invert(
+        linear, targets, Search(loss="mse", steps=20, tolerance=0.0, pool=64), batch=2,
+        report=lambda done, loss: told.append((done, loss)),
+    )  # fmt: skip
+    assert len(told) == 40 and all(math.isfinite(loss) for _, loss in told)
+
+
+def test_the_solver_is_the_options():
+    assert Search(rate=0.3, final_rate=0.2).solver == Adam(0.3, 0.2)
+
+
+@pytest.mark.shared
+def test_a_trained_generators_own_pictures(shared):
+    sprites = load(str(shared / "data" / "generators" / "disvae" / "btcvae_dsprites"), device="cpu")
+    assert sprites.latent == LatentSpace(10) and sprites.picture == PictureShape(1, 64, 64)
+    targets = sprites(sprites.latent.sample(6, seed=9))
+    found = invert(sprites, targets, Search(steps=120, restarts=3))
+    assert found.errors["blurred-mse"].median() < 5e-4
