@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def judge(model: str, transform: str, starts: int, samples: int) -> dict[str, Any]:
     """One row: the direction fitted on a model, and what control by it is worth."""
     generator = steer.load(model)
-    direction = steer.fit_direction(generator, transform, starts=starts)
+    direction = steer.fit_direction(generator, transform, starts=starts, samples=samples)
     values = POSITIONS if transform.startswith("translate") else None
     found = steer.evaluate(generator, [direction], samples=samples, values=values).table()[0]
     loops = {loop: [a for a in found["accuracy"] if a["loop"] == loop]

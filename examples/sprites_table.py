@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--architecture", action="append", choices=ARCHITECTURES)
     options.add_argument("--steps", default="3000", help="of training")
     options.add_argument("--starts", type=int, default=64, help="that directions are fitted on")
+    options.add_argument("--samples", type=int, default=256, help="that control is measured on")
     options.add_argument("-o", "--out", type=Path, default=Path("runs"))
     given = options.parse_args(arguments)
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for model in [*models, *given.model]:
-        print(row(model, given.starts), flush=True)
+        print(row(model, given.starts, given.samples), flush=True)
 
 
 def train(out: Path, kind: str, beta: str, steps: str) -> str:
@@ -68,11 +69,13 @@ def train(out: Path, kind: str, beta: str, steps: str) -> str:
     return str(folder)
 
 
-def row(model: str, starts: int) -> str:
+def row(model: str, starts: int, samples: int) -> str:
     """One line of the table."""
     generator = steer.load(model)
-    control = [spread_and_r2(generator, axis, starts) for axis in ("translate-x", "translate-y")]
-    spreads, scores = zip(*control, strict=True)
+    axes = ("translate-x", "translate-y")
+    spreads, scores = zip(
+        *(spread_and_r2(generator, axis, starts, samples) for axis in axes), strict=True
+    )
     numbers = [f"{reconstruction(generator):.5f}", *(f"{s:.4f}" for s in spreads),
                *(f"{s:.3f}" for s in scores)]  # fmt: skip
     return f"| {generator.name} | {' | '.join(numbers)} |"
@@ -86,13 +89,15 @@ def reconstruction(generator: steer.Generator, count: int = 512) -> float:
     return float(((steer.draw(generator, codes) - pictures) ** 2).mean())
 
 
-def spread_and_r2(generator: steer.Generator, axis: str, starts: int) -> tuple[float, float]:
+def spread_and_r2(
+    generator: steer.Generator, axis: str, starts: int, samples: int
+) -> tuple[float, float]:
     """Mean standard deviation of the measured position at a coordinate; R^2 on held-out starts.
 
     NaN where a model has learned too little for a direction, or for an object to be found.
     """
     try:
-        direction = steer.fit_direction(generator, axis, starts=starts)
+        direction = steer.fit_direction(generator, axis, starts=starts, samples=samples)
     except InputError as error:
         print(f"{generator.name}, {axis}: {error}")
         return np.nan, np.nan

@@ -12,6 +12,7 @@ options = ArgumentParser(description=__doc__)
 options.add_argument("--model", default="sprites")
 options.add_argument("--picture", help="by default one that the generator made")
 options.add_argument("--starts", type=int, default=64)
+options.add_argument("--samples", type=int, default=256)
 options.add_argument("-o", "--out", default="walk.png")
 given = options.parse_args()
 
@@ -23,7 +24,7 @@ else:
 found = steer.invert(generator, picture)
 print(f"inverted: {found.loss.item():.2g} left after {found.evaluations.item()} evaluations")
 
-knob = steer.fit_direction(generator, "translate-x", starts=given.starts)
+knob = steer.fit_direction(generator, "translate-x", starts=given.starts, samples=given.samples)
 print(f"fitted: R^2 {knob.quality['held_out_r2']:.2f} on held-out starts")
 wanted = steer.Setting("translate-x", "set", 0.1)
 moved = steer.control(generator, found.z, [wanted], {"translate-x": knob}, exact=True)
@@ -33,5 +34,6 @@ values = [-0.2, -0.1, 0.0, 0.1, 0.2]
 walk = steer.frames(generator, found.z, [], {knob.name: knob}, along=knob.name, values=values)
 steer.write_png(given.out, steer.as_grid(walk, "translate-x"))
 
-for row in steer.evaluate(generator, [knob], samples=64, values=values).table()[0]["accuracy"]:
+judged = steer.evaluate(generator, [knob], samples=given.samples, values=values)
+for row in judged.table()[0]["accuracy"]:
     print(f"{row['loop']:>6} loop at {row['value']:+.1f}: off by {row['rms']:.4f} RMS")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from steer.errors import MachineError
+from steer.errors import MachineError, out_of_memory
 
 R = TypeVar("R")
 
@@ -27,7 +27,9 @@ def in_batches(work: Callable[[range], R], n: int, size: int) -> Iterator[R]:
         items = range(first, min(first + size, n))
         try:
             result = work(items)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             size = _halved(len(items), error)
             continue
         yield result

@@ -129,6 +129,11 @@ class _Problem:
         self.size[items[better]] = size[better]
         return error
 
+    def change(self, errors: Tensor, before: Tensor) -> Tensor:
+        """Differences of errors [b, k], wrapped where a property is periodic."""
+        unit = self.tolerances
+        return self.plant.error(errors * unit, before * unit) / unit
+
     @property
     def open(self) -> Tensor:
         """Items [m] that have an object and are not at their target yet."""
@@ -257,5 +262,7 @@ def _jacobian(problem: _Problem, items: Tensor, at: Tensor, error: Tensor) -> Te
     k, h = at.shape[1], 0.1
     steps = h * torch.eye(k, dtype=at.dtype)
     ahead = (at[:, None, :] + steps).reshape(-1, k)
-    errors = problem.error(items.repeat_interleave(k), ahead).reshape(-1, k, k)
-    return ((errors - error[:, None, :]) / h).nan_to_num(0.0).mT
+    change = problem.change(
+        problem.error(items.repeat_interleave(k), ahead), error.repeat_interleave(k, 0)
+    )
+    return (change.reshape(-1, k, k) / h).nan_to_num(0.0).mT

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from steer.errors import InputError
-from steer.images import find_images, fit, read_image
+from steer.images import SUFFIXES, find_images, fit, is_picture, read_image
 from steer.registry import Registry
 
 
@@ -38,9 +41,9 @@ def open_dataset(source: str, size: int = 64, channels: int = 3) -> Dataset:
         return datasets.get(source)()
     path = Path(source)
     if path.is_dir():
-        return _Pictures(source, find_images([path]), size, channels)
+        return _Pictures({str(file): file for file in find_images([path])}, size, channels)
     if path.suffix.lower() == ".zip" and path.is_file():
-        return _Pictures(source, _zipped(path), size, channels)
+        return _Pictures(_zipped(path), size, channels)
     raise InputError(
         f"expected a folder or zip of pictures or one of {', '.join(datasets.names())}, "
         f"got {source!r}."
@@ -48,33 +51,36 @@ def open_dataset(source: str, size: int = 64, channels: int = 3) -> Dataset:
 
 
 class _Pictures:
-    """Pictures of files, read once and kept as bytes."""
+    """Pictures of files, read once and kept as bytes; named by what they hold, not where."""
 
-    def __init__(self, name: str, sources: list, size: int, channels: int):
-        self.name = name
+    def __init__(self, sources: Mapping[str, Path | bytes], size: int, channels: int):
         self.shape = (channels, size, size)
         self.size: int | None = len(sources)
         self._bytes = torch.stack(
             [
-                (fit(read_image(source), channels, size, size) * 255).round().to(torch.uint8)
-                for source in sources
+                (fit(read_image(source, name), channels, size, size) * 255).round().to(torch.uint8)
+                for name, source in sources.items()
             ]
         )
+        digest = hashlib.sha256(self._bytes.numpy().tobytes()).hexdigest()
+        self.name = f"{len(sources)} pictures ({digest[:12]})"
 
     def pictures(self, indices: Tensor) -> Tensor:
         return self._bytes[indices % len(self._bytes)].float() / 255
 
 
-def _zipped(path: Path) -> list[bytes]:
-    suffixes = (".png", ".jpg", ".jpeg", ".webp")
+def _zipped(path: Path) -> dict[str, bytes]:
+    """Pictures of a zip by name, hidden ones (as those of a Mac's zips) left out as in folders."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.lower().endswith(suffixes))
-            pictures = [archive.read(name) for name in names]
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path}: expected a zip of pictures, got a damaged one.") from error
+            names = sorted(n for n in archive.namelist() if is_picture(n.rsplit("/", 1)[-1]))
+            pictures = {f"{path}: {name}": archive.read(name) for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: expected a zip of pictures, got a damaged or locked one."
+        ) from error
     if not pictures:
-        raise InputError(f"{path}: expected pictures ({', '.join(suffixes)}) in it, found none.")
+        raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}) in it, found none.")
     return pictures
 
 

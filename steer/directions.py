@@ -180,7 +180,7 @@ def fit(
     The quality is measured on a share `held_out` of the starts by a fit on the others, after
     pruning and before it (`unpruned`); the direction returned is fitted on all of them.
 
-    Raises InputError where too few starts are left.
+    Raises InputError where too few starts are left, or no code moves.
     """
     kept = pairs.pruned(worst, threshold)
     starts = np.unique(kept.start)
@@ -188,6 +188,8 @@ def fit(
         raise InputError(
             f"expected at least 4 starts to fit {name}, got {len(starts)} after pruning."
         )
+    if np.array_equal(kept.z, kept.z_0):
+        raise InputError(f"expected codes that move with {name}, all of them stay at their start.")
     shuffled = np.random.default_rng(seed).permutation(starts)
     test = shuffled[: max(1, round(held_out * len(shuffled)))]
     first = _Model(kept[~np.isin(kept.start, test)], smoothness).solve()

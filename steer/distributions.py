@@ -55,8 +55,9 @@ class Mixture:
 
     @cached_property
     def _table(self) -> tuple[Array, Array]:
-        tails = [q for p in self.parts for q in p.ppf([1e-9, 1 - 1e-9])]
-        grid = np.linspace(min(tails), max(tails), 20001)
+        # each part's own quantiles, so that a narrow part far from a wide one is resolved too
+        share = np.clip(np.linspace(0, 1, 10001), 1e-9, 1 - 1e-9)
+        grid = np.unique(np.concatenate([part.ppf(share) for part in self.parts]))
         return grid, self.cdf(grid)
 
 
@@ -82,8 +83,8 @@ def parse_distribution(text: str) -> Mixture:
             f"0.5*normal(0.2, 0.05), got {text!r}."
         )
     weights = np.array([float(weight or 1) for weight, _, _ in terms])
-    if not (weights > 0).all():
-        raise InputError(f"expected weights above 0 in the distribution {text!r}.")
+    if not (weights > 0).all() or not np.isfinite(weights.sum()):
+        raise InputError(f"expected finite weights above 0 in the distribution {text!r}.")
     parts = tuple(_part(name, numbers, text) for _, name, numbers in terms)
     return Mixture(tuple(weights / weights.sum()), parts)
 

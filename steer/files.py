@@ -161,7 +161,7 @@ def write_stdout(data: bytes) -> None:
 
 def read_stdin() -> bytes:
     """All of the pipe; InputError where standard input is a terminal, closed or empty."""
-    expected = "expected the output of a steer command on standard input"
+    expected = "expected what the command before the pipe wrote on standard input"
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError(f"{expected}, it is a terminal: pipe one in or name a file.")
     try:
@@ -421,12 +421,13 @@ def finished_shards(folder: Path, count: int, made: Mapping[str, Any]) -> set[in
     done = set()
     for index in range(count):
         path = shard_path(folder, index, count)
-        if _is_whole_and_made_so(path, made):
+        if is_done(path, made):
             done.add(index)
     return done
 
 
-def _is_whole_and_made_so(path: Path, made: Mapping[str, Any]) -> bool:
+def is_done(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a whole artefact lies at `path`; InputError where it was not made as `made` says."""
     if not path.exists():
         return False
     try:

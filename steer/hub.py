@@ -286,7 +286,7 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     """
     name = choose_weights(source.files, source.origin)
     where = source.origin if len(source.files) == 1 else f"{name} of {source.origin}"
-    config = _read_config(source)
+    config = read_config(source)
     data = read_whole(source.files[name])
     digest = hashlib.sha256(data).hexdigest()
     expected = (sha256, config.pop("sha256", None), _hub_checksum(source.files[name]))
@@ -307,7 +307,8 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     )
 
 
-def _read_config(source: Source) -> dict[str, Any]:
+def read_config(source: Source) -> dict[str, Any]:
+    """The configuration beside the weights, empty where there is none; InputError for no JSON."""
     for name in CONFIG_NAMES:
         if name in source.files:
             return _parse_config(read_whole(source.files[name]), f"{name} of {source.origin}")

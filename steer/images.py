@@ -110,13 +110,14 @@ def _pictures_under(folder: Path) -> list[Path]:
     found = []
     for root, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [each for each in folders if not each.startswith(".")]
-        found += [Path(root, each) for each in names if _is_picture(each)]
+        found += [Path(root, each) for each in names if is_picture(each)]
     if not found:
         raise InputError(f"{folder}: expected pictures ({', '.join(SUFFIXES)}) in it, found none.")
     return sorted(found)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture that is not hidden."""
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 

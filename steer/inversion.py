@@ -100,7 +100,7 @@ def invert(
     Every picture is a problem of its own: its answer does not depend on the others, nor on `batch`.
     `report` is told how many steps of pictures are done and the current median loss.
 
-    Raises InputError where the pictures are not of the generator's shape.
+    Raises InputError where there are none, or they are not of the generator's shape.
 
     >>> from steer.generators import load
     >>> sprites = load(device="cpu")
@@ -111,10 +111,10 @@ def invert(
     """
     search = search or Search()
     expected = tuple(generator.picture)
-    if tuple(pictures.shape[1:]) != expected:
+    if tuple(pictures.shape[1:]) != expected or not len(pictures):
         raise InputError(
-            f"expected pictures of shape {expected} for {generator.name}, "
-            f"got {tuple(pictures.shape[1:])}."
+            f"expected one or more pictures of shape {expected} for {generator.name}, "
+            f"got {tuple(pictures.shape)}."
         )
     pool = _Pool(generator, search) if search.start != "encoder" else None
 
@@ -142,7 +142,7 @@ class _Pool:
         self.mean = features.mean(0)
         self.features = features - self.mean
         gram = self.features @ self.features.T
-        gram.diagonal().add_(RIDGE * gram.trace() / len(gram))
+        gram.diagonal().add_(RIDGE * gram.trace() / len(gram) + torch.finfo(gram.dtype).eps)
         self.weights = torch.linalg.solve(gram, self.codes)
 
     def regressed(self, targets: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class _Pool:
         return self.project(products @ self.weights)
 
     def nearest(self, target: Tensor, loss: Loss, count: int) -> Tensor:
-        """The `count` codes [count, d] whose pictures are nearest to target [C, H, W]."""
+        """The `count` codes [count, d] whose pictures have the least loss to target [C, H, W]."""
         errors = loss(self.pictures, target.expand_as(self.pictures), None)
         return self.codes[errors.argsort(stable=True)[:count]]
 
@@ -173,7 +173,8 @@ def _starts(generator: Generator, targets: Tensor, search: Search, pool: _Pool |
         raise InputError(f"expected a generator with an encoder, {generator.name} has none.")
     if pool is not None:
         starts.append(pool.regressed(targets)[:, None])
-        loss = search.loss_for(generator)
+        # a cheap loss, whatever is minimised: it is asked for every picture of the pool
+        loss = search.loss_for(generator, "blurred-mse")
         rest = max(search.restarts - len(starts), 0)
         starts.append(torch.stack([pool.nearest(target, loss, rest) for target in targets]))
     return torch.cat(starts, dim=1)[:, : search.restarts]
@@ -218,7 +219,7 @@ def _invert_batch(
     z = result.z[winner]
     with torch.no_grad():
         pictures = generator(z)
-        reported = search.loss_for(generator, REPORTED).each(pictures, targets, None)
+        reported = _reported(generator).each(pictures, targets, None)
     return Inversion(
         z=z,
         loss=result.loss[winner],
@@ -227,6 +228,13 @@ def _invert_batch(
         pictures=pictures,
         errors={**reported, **loss.each(pictures, targets, None)},
     )
+
+
+def _reported(generator: Generator, smallest: int = 11) -> Loss:
+    """The reported errors that pictures of the generator's size have: dssim needs 11 pixels."""
+    channels, height, width = generator.picture
+    names = REPORTED if min(height, width) >= smallest else REPORTED.removesuffix("+dssim")
+    return parse_loss(names, height, device=generator.device)
 
 
 def _joined(parts: list[Inversion]) -> Inversion:

@@ -197,7 +197,15 @@ class _Knob:
             assert not isinstance(value, Mixture)
             return direction.g_inverse(direction.g(direction.coordinate(z)) + self._amount(value))
         wanted = self.drawn(z, value) if isinstance(value, Mixture) else np.full(len(z), value)
-        return direction.g_inverse(self.in_unit(wanted) - (direction.constant or 0.0))
+        return direction.g_inverse(self._from_middle(wanted))
+
+    def _from_middle(self, wanted: Array) -> Array:
+        """Values [n] less c, in the direction's unit; the short way round where it is periodic."""
+        t = self.in_unit(wanted) - (self.direction.constant or 0.0)
+        if self.setting.name not in properties:
+            return t
+        prop = properties.get(self.setting.name)
+        return prop.difference(torch.from_numpy(t), torch.zeros(1, dtype=torch.float64)).numpy()
 
     def _amount(self, value: float) -> float:
         """A shift in the direction's unit; an area's is taken at the mean of the prior."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steer.errors import InputError
-from steer.files import Artefact, DamagedError, how_made, load, read_whole, save
+from steer.files import Artefact, DamagedError, how_made, load, read_stdin, read_whole, save
 from steer.generators import Generator, require_same
 from steer.images import fit, read_image, side_by_side
 from steer.inversion import Inversion, Search, invert
@@ -89,7 +89,7 @@ def invert_photos(
         loss = float(rows[order[-1][1]]["loss"]) if order else float("nan")
         report(min(first + batch, len(paths)), loss)
         if out and fresh and first + batch < len(paths):
-            save(_artefact(rows, order, made), _partial(out))
+            save(_artefact(rows, order, made), partial_path(out))
     if not order:
         raise InputError(
             f"expected a picture, none of {len(paths)} could be read: "
@@ -98,7 +98,7 @@ def invert_photos(
     artefact = _artefact(rows, order, made)
     if out:
         save(artefact, out)
-        _partial(out).unlink(missing_ok=True)
+        partial_path(out).unlink(missing_ok=True)
     return Photos(artefact, failed, reused)
 
 
@@ -117,7 +117,7 @@ def _readable(
     photos = []
     for path in paths:
         try:
-            data = read_whole(path)
+            data = read_stdin() if str(path) == "-" else read_whole(path)
             picture = fit(read_image(data, name=str(path)), *generator.picture, how=align)
         except InputError as error:
             failed[str(path)] = str(error)
@@ -155,14 +155,15 @@ def _artefact(
     )
 
 
-def _partial(out: Path) -> Path:
+def partial_path(out: Path) -> Path:
+    """Where the photos done so far lie until all are."""
     return out.with_name(out.name + ".partial")
 
 
 def _rows_done(generator: Generator, out: Path, made: dict[str, Any]) -> dict[str, Any]:
     """Rows by checksum of what earlier runs left; a damaged leftover counts as nothing."""
     rows: dict[str, Any] = {}
-    for path in (out, _partial(out)):
+    for path in (out, partial_path(out)):
         if not path.exists():
             continue
         try:

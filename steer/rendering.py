@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def traversal(direction: Direction, low: float | None, high: float | None, steps
     reach = direction.g(np.array([-1.5, 1.5])) + (direction.constant or 0.0)
     ends = [round(float(r), 2) if given is None else given
             for r, given in zip(reach, (low, high), strict=True)]  # fmt: skip
-    if steps < 2 or ends[0] == ends[1]:
+    if steps < 2 or ends[0] == ends[1] or not np.isfinite(ends).all():
         raise InputError(
             f"expected a traversal of 2 or more steps between different values, got {steps} from "
             f"{ends[0]} to {ends[1]}."
@@ -72,11 +72,13 @@ def frames(
     *,
     along: str | None = None,
     values: Sequence[float] = (),
+    report: Callable[[int, str], None] = lambda done, label: None,
     **options: Any,
 ) -> list[Frame]:
     """A frame for each of `values` of the property `along`, or one with the settings alone.
 
-    The settings hold in every frame. `options` are those of `steer.knobs.control`.
+    The settings hold in every frame. `report` is told how many frames are done and the label of the
+    last; `options` are those of `steer.knobs.control`.
     """
     if along is None and not settings:
         return [Frame("", draw(generator, z))]
@@ -88,6 +90,7 @@ def frames(
         controlled = control(generator, z, asked, directions, **options)
         label = "" if value is None else f"{value:g}"
         made.append(Frame(label, draw(generator, controlled.z), asked, controlled))
+        report(len(made), label)
     return made
 
 

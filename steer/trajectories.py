@@ -214,6 +214,7 @@ def follow_in_shards(
     """
     make_folder(folder)
     count = math.ceil(starts / shard)
+    made = {**made, "starts_in_a_shard": min(shard, starts)}
     done = finished_shards(folder, count, made)
     if done and not resume:
         raise InputError(

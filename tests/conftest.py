@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import pytest
+from commands import _blob, knob, knob_y, other, steer, tiny  # noqa: F401 (fixtures)
+from hypothesis import settings
+
+# how long an example takes says more about the machine's load than about the code
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,24 @@
-"""Every script of `examples/` runs, at a size that takes seconds, and leaves what it promises."""
+"""Every example, and what the README shows, runs at a size that takes seconds."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from steer.cli import app
 from steer.images import read_image
 
+SMALL = ("--starts", "6", "--samples", "16")
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+README = EXAMPLES.parent / "README.md"
 
 
 def run(folder: Path, name: str, *arguments: str) -> str:
@@ -35,7 +41,7 @@ def test_every_example_has_a_test():
 
 
 def test_whole_path(tmp_path):
-    out = run(tmp_path, "whole_path.py", "--starts", "8", "-o", "walk.png")
+    out = run(tmp_path, "whole_path.py", *SMALL, "-o", "walk.png")
     measured = re.search(r"asked 0\.1, measured (-?\d\.\d+), status (\d)", out)
     assert measured, out
     # the picture is one that the generator made: the value is reached, or said not to be
@@ -50,7 +56,7 @@ def test_whole_path_on_a_photo(tmp_path):
     from skimage.io import imsave
 
     imsave(tmp_path / "face.png", data.astronaut())
-    out = run(tmp_path, "whole_path.py", "--starts", "8", "--picture", "face.png")
+    out = run(tmp_path, "whole_path.py", *SMALL, "--picture", "face.png")
     assert float(re.search(r"inverted: (\S+) left", out)[1]) > 1e-4  # no sprite is a face
 
 
@@ -62,7 +68,7 @@ def test_own_generator(tmp_path):
 
 
 def test_disentanglement(tmp_path):
-    sizes = ("--starts", "8", "--samples", "16", "--transform", "translate-x")
+    sizes = (*SMALL, "--transform", "translate-x")
     out = run(tmp_path, "disentanglement.py", "sprites", *sizes, "-o", "report")
     (row,) = rows(out)
     assert row[:2] == ["sprites", "translate-x"]
@@ -74,23 +80,62 @@ def test_disentanglement(tmp_path):
     assert read_image(tmp_path / "report/disentanglement.png").shape[0] == 3
 
 
-@pytest.mark.parametrize("architecture", ["mirrored", "broadcast"])
-def test_sprites_table(tmp_path, architecture):
-    sizes = ("--steps", "2", "--starts", "6", "--beta", "1", "--architecture", architecture)
+def test_sprites_table(tmp_path):
+    sizes = (*SMALL, "--steps", "2", "--beta", "1")
     out = run(tmp_path, "sprites_table.py", *sizes, "--model", "sprites", "-o", "runs")
-    trained, embedded = rows(out)
-    assert trained[0] == f"{architecture}-beta1-2" and embedded[0] == "sprites"
-    assert float(embedded[1]) < float(trained[1])  # two steps teach less than a whole training
-    assert (tmp_path / "runs" / trained[0] / "config.json").exists()
+    *trained, embedded = rows(out)
+    assert [row[0] for row in trained] == ["mirrored-beta1-2", "broadcast-beta1-2"]
+    for row in trained:
+        # two steps teach less than a whole training
+        assert float(embedded[1]) < float(row[1])
+        assert (tmp_path / "runs" / row[0] / "config.json").exists()
 
 
 def test_readme_pictures(tmp_path):
     """The pictures of the README are remade by one command, here small and elsewhere."""
     command = ["bash", str(EXAMPLES / "readme_pictures.sh"), str(tmp_path / "docs"), "8"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # the `steer` of this environment, activated or not
+    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr
-    for name in ("walk.png", "colours.png", "response.png"):
+    for name in ("walk.png", "knobs.png", "response.png"):
         assert read_image(tmp_path / "docs" / name).shape[0] == 3
-    readme = (EXAMPLES.parent / "README.md").read_text()
+    readme = README.read_text()
     made = {path.name for path in (tmp_path / "docs").iterdir()}
     assert set(re.findall(r"docs/(\w+\.\w+)", readme)) <= made
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of the README."""
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+
+
+def steer_commands() -> list[list[str]]:
+    """Words of every steer command in the README's bash blocks."""
+    parts = [part for block in blocks("bash") for part in re.split(r"\||&&|\n", block)]
+    words = [shlex.split(part.split(" > ")[0]) for part in parts]
+    return [found[found.index("steer") + 1 :] for found in words if "steer" in found]
+
+
+def test_quick_start_is_two_lines():
+    section = README.read_text().split("## Quick start")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```\w*\n(.*?)```", section, re.S)
+    assert len(block.splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", steer_commands(), ids=" ".join)
+def test_commands_of_the_readme_parse(words):
+    name, *rest = words
+    typer.main.get_command(app).commands[name].make_context(name, rest)
+
+
+def test_every_command_is_in_the_readme():
+    assert set(typer.main.get_command(app).commands) <= {words[0] for words in steer_commands()}
+
+
+def test_python_of_the_readme_runs(tmp_path):
+    (code,) = (block for block in blocks("python") if "my_network" not in block)
+    small = code.replace('"translate-x")\nmoved', '"translate-x", starts=6, samples=16)\nmoved')
+    assert small != code
+    subprocess.run([sys.executable, "-c", small], cwd=tmp_path, check=True, capture_output=True)
+    assert read_image(tmp_path / "moved.png").shape[0] == 3

@@ -85,19 +85,17 @@ def test_a_search_costs_what_its_docstring_says(steps, restarts):
 
 
 def test_restarts_are_kept_by_loss():
-    """Two blobs' worth of local minima: more starts never leave a higher loss."""
-
-    def two_hills(s):
-        return 0.25 * torch.sin(3 * s)
-
-    blob = Blob(two_hills, size=24)
+    """On a picture with many local minima, the answer is no worse than any start was."""
+    blob = Blob(lambda s: 0.25 * torch.sin(5 * s), size=24)
     targets = blob(blob.latent.sample(8, seed=4))
-    losses = [
-        invert(blob, targets, Search(steps=80, restarts=n, start="prior", pool=128)).loss
-        for n in (1, 8)
-    ]
-    assert (losses[1] <= 1e-4).sum() >= (losses[0] <= 1e-4).sum()
-    assert losses[1].mean() < 0.5 * losses[0].mean() or losses[1].max() < 1e-5
+    search = Search(steps=40, restarts=8, start="prior", pool=128)
+    found = invert(blob, targets, search)
+    pool = blob.latent.project(blob.latent.sample(128, search.seed))
+    loss = search.loss_for(blob)
+    of_pool = torch.stack([loss(blob(pool), t.expand(128, -1, -1, -1)).min() for t in targets])
+    assert (found.loss <= of_pool).all() and found.loss.median() < 0.3 * of_pool.median()
+    # four of the eight go on after 2 steps, two after 6, one after 18
+    assert (found.evaluations == 4 * 2 + 2 * 6 + 1 * 18 + 40).all()
 
 
 def test_the_encoders_start_is_used_and_ends_at_once_where_it_is_right():
@@ -149,7 +147,7 @@ def test_the_ball(constraint, inside):
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 8, 9), (3, 8, 8), (0,)])
 def test_wrong_shapes(shape):
-    with pytest.raises(InputError, match=r"expected pictures of shape \(3, 8, 8\) for linear"):
+    with pytest.raises(InputError, match=r"pictures of shape \(3, 8, 8\) for linear"):
         invert(Linear(), torch.zeros(shape))
 
 
@@ -175,8 +173,8 @@ def test_a_pool_of_hardly_anything(pool):
 
 
 def test_no_pictures():
-    found = invert(Linear(), torch.zeros(0, 3, 8, 8))
-    assert found.z.shape == (0, 6) and found.errors["mse"].shape == (0,)
+    with pytest.raises(InputError, match=r"expected one or more pictures .* got \(0, 3, 8, 8\)"):
+        invert(Linear(), torch.zeros(0, 3, 8, 8))
 
 
 def test_the_report_ends_at_the_last_step():
@@ -197,6 +195,6 @@ def test_the_solver_is_the_options():
 def test_a_trained_generators_own_pictures(shared):
     sprites = load(str(shared / "data" / "generators" / "disvae" / "btcvae_dsprites"), device="cpu")
     assert sprites.latent == LatentSpace(10) and sprites.picture == PictureShape(1, 64, 64)
-    targets = sprites(sprites.latent.sample(6, seed=9))
-    found = invert(sprites, targets, Search(steps=120, restarts=3))
-    assert found.errors["blurred-mse"].median() < 5e-4
+    targets = sprites(sprites.latent.sample(4, seed=9))
+    found = invert(sprites, targets, Search(steps=60, restarts=3, pool=128))
+    assert found.errors["blurred-mse"].median() < 1e-3

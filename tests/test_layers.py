@@ -64,7 +64,9 @@ def test_every_module_has_a_floor():
 
 def test_the_walk_sees_imports_inside_functions(tmp_path):
     file = tmp_path / "m.py"
-    file.write_text("import a.b\ndef f():\n    from steer.files import save\n    from steer import hub")
+    file.write_text(
+        "import a.b\ndef f():\n    from steer.files import save\n    from steer import hub"
+    )
     assert imported(file) == {"a.b", "steer.files", "steer.hub"}
     assert own(file) == {"steer.files", "steer.hub"}
 

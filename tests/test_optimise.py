@@ -96,7 +96,7 @@ def test_the_rate_falls_along_a_cosine():
 
 
 @given(st.permutations(range(6)), st.integers(1, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_an_items_answer_depends_on_nothing_else_in_the_batch(order, cut):
     problem = Problem("bent", n=6)
     whole = minimise(problem, problem.start, steps=40, tolerance=1e-3)

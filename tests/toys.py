@@ -27,7 +27,8 @@ class Linear(Generator):
     def __init__(self, dim: int = 6, seed: int = 0):
         super().__init__(LatentSpace(dim), PictureShape(3, 8, 8))
         noise = torch.Generator().manual_seed(seed)
-        self.weight = torch.nn.Parameter(0.05 * torch.randn(192, dim, generator=noise))
+        weight = 0.05 * torch.randn(192, dim, generator=noise)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.calls = 0
         self.codes = 0
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from steer import __version__
 from steer.cli import (
     evaluate,
     fit_direction,
     invert,
     models,
+    options,
     render,
     sample,
     show,
     train_vae,
     trajectories,
 )
-from steer.errors import SteerError
+from steer.errors import SteerError, out_of_memory
 
 # typer may carry its own copy of click: its exceptions are reached through typer alone
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="steer",
-    help="Knobs on pretrained image generators: invert a picture, find the direction of a "
-    "property, set it to an exact value.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -49,46 +48,61 @@ for module in (
     app.command(module.NAME)(module.command)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"steer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Knobs on pretrained image generators: invert a picture, find the direction of a property,
+    set it to an exact value.
+
+    Example: steer render --direction translate-x -o walk.png
+    """
+
+
 def main() -> NoReturn:
     """Entry point: runs the command and ends the process with its status.
 
     0 done; 1 the environment failed; 2 the user's mistake; 3 some inputs could not be used and the
     others were done; 130 or 143 interrupted. `--debug` anywhere shows the traceback.
     """
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGTERM, _terminated)
+    arguments = [a for a in sys.argv[1:] if a != "--debug"] or ["--help"]
+    options.interruptible()
     try:
         status = app(arguments, prog_name="steer", standalone_mode=False)
-    except KeyboardInterrupt as interrupt:
-        if debug:
-            raise
-        text = str(interrupt) or "interrupted."
-        _end(text, 143 if text.startswith("terminated") else 130)
+        sys.stdout.flush()
     except BrokenPipeError:
         # whoever read our output has gone: nothing more to say, and nothing to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except options.Interrupted as stop:
+        _end(str(stop), stop.status)
     except (SteerError, _CommandLineError) as error:
-        if debug:
-            raise
         _end(_sentence(error), getattr(error, "exit_status", 2))
-    except MemoryError:
-        if debug:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-        _end("out of memory.", 1)
+        _end("out of memory: a smaller --batch may fit.", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _sentence(error: BaseException) -> str:
     text = error.format_message() if isinstance(error, _CommandLineError) else str(error)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _end(sentence: str, status: int) -> NoReturn:
-    print(f"steer: {sentence}", file=sys.stderr)
+    """Ends the process from within the handling of an error."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    options.note(sentence)
     sys.exit(status)
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt("terminated.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from steer.cli import options
 from steer.cli.options import Batch, Device, Directions, Json, Measure, Model, Quiet, Seed
+from steer.errors import InputError
 
 NAME = "evaluate"
 
@@ -36,7 +37,6 @@ def command(
 
     Example: steer evaluate --direction translate-x -o report/
     """
-    from steer.errors import InputError
     from steer.evaluation import evaluate
     from steer.files import how_made, make_folder, save_json
 
@@ -50,7 +50,7 @@ def command(
         asked = [options.number(text, "--values") for text in values.split(",")]
     if out is not None:
         make_folder(out)
-    with options.progress("evaluating", len(given), quiet) as bar:
+    with options.progress("evaluating", 1, quiet) as bar:
         found = evaluate(
             generator, given, measure,
             samples=n, values=asked, seed=seed, batch=batch, report=bar,
@@ -70,12 +70,23 @@ def command(
         _print(found.table())
 
 
-def _print(rows: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print(rows: list[dict[str, Any]]) -> None:
+    """A table for each direction: what was asked, and how near the measured values came."""
     for row in rows:
-        table = Table(title=str(row.get("direction", "")), show_header=False)
-        for key, value in row.items():
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-        Console().print(table)
+        unit, r2 = row["unit"], row["quality"].get("held_out_r2", float("nan"))
+        lines = [
+            [a["loop"], *map(_number, (a["value"], a["rms"], a["rms_reached"])),
+             *map(_percent, (a["reached"], a["no_object"])), _number(a["evaluations"])]
+            for a in row["accuracy"]
+        ]  # fmt: skip
+        headings = ("loop", "asked", "rms", "rms of reached", "reached", "no object", "passes")
+        title = f"{row['direction']} ({unit}): R^2 held out {r2:.3f}"
+        options.print_table(lines, headings, title)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"

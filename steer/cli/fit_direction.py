@@ -18,6 +18,7 @@ from steer.cli.trajectories import (
     Steps,
     follow_options,
 )
+from steer.errors import InputError
 
 if TYPE_CHECKING:
     from steer.files import Artefact
@@ -32,8 +33,11 @@ def command(
         typer.Option("--trajectories", help="Trajectories to fit; several are merged."),
     ] = None,
     transform: Annotated[
-        str, typer.Option("--transform", "-t", help="Transform to follow without trajectories.")
-    ] = "translate-x",
+        str | None,
+        typer.Option(
+            "--transform", "-t", help="Transform to follow without trajectories: translate-x ..."
+        ),
+    ] = None,
     model: OptionalModel = None,
     starts: Starts = 64,
     extent: Extent = None,
@@ -51,7 +55,7 @@ def command(
     measure: Measure = None,
     batch: Batch = 32,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="Direction file; - or nothing for a pipe.")
+        str | None, typer.Option("-o", "--out", help="Direction file, or - for a pipe.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -64,7 +68,7 @@ def command(
 
     Example: steer fit-direction --transform zoom -o zoom.safetensors
     """
-    target = options.save_or_pipe(out)
+    target = options.save_or_pipe(out, f"{transform or 'direction'}.safetensors")
     options.refuse_json_on_stdout(json_, target)
     from steer.files import load, save
     from steer.fitting import fit_direction
@@ -74,15 +78,18 @@ def command(
         artefacts = [load(path, "trajectories") for path in trajectories]
         generator = options.open_generator(model, device, artefacts[0])
         known, source = _merged(trajectories, artefacts), artefacts[0].made["options"]
-        transform = str(source["transform"])
+        followed = str(source["transform"])
+        if transform not in (None, followed):
+            raise InputError(f"expected trajectories of {transform}, got those of {followed}.")
     else:
-        how = follow_options(transform, extent, points, steps, loss, sigma, constraint, seed)
+        followed = transform or "translate-x"
+        how = follow_options(followed, extent, points, steps, loss, sigma, constraint, seed)
         generator = options.open_generator(model, device)
-        with options.progress(f"following {transform}", starts * points, quiet) as bar:
+        with options.progress(f"following {followed}", starts * points, quiet) as bar:
             known = follow(generator, how, starts, batch=batch, report=bar)
         source = {**how.facts, "starts": starts}
     direction = fit_direction(
-        generator, transform, known, source=source, find=measure, samples=samples, seed=seed,
+        generator, followed, known, source=source, find=measure, samples=samples, seed=seed,
         worst=worst, threshold=threshold, smoothness=smoothness,
     )  # fmt: skip
     save(direction.artefact(), target)
@@ -95,12 +102,12 @@ def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories:
     """All trajectories as one set; InputError where they are not of one generator and transform."""
     import torch
 
-    from steer.errors import InputError
     from steer.trajectories import Trajectories
 
     def what(artefact: Artefact) -> tuple[str, str]:
         made = artefact.made
-        return str(made["options"]["transform"]), str(made["generator"].get("checksum"))[:12]
+        followed = made.get("options", {}).get("transform")
+        return str(followed), str(made.get("generator", {}).get("checksum"))[:12]
 
     for name, artefact in zip(names, artefacts, strict=True):
         if what(artefact) != what(artefacts[0]):

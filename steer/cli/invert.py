@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,15 @@ import typer
 
 from steer.cli import options
 from steer.cli.options import Batch, Device, Json, Model, Quiet, Resume, Seed
+from steer.errors import InputError
 
 NAME = "invert"
 
 
 def command(
-    pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of them.")],
+    pictures: Annotated[
+        list[str], typer.Argument(help="Pictures, folders of them, or - for a pipe.")
+    ],
     model: Model = "sprites",
     loss: Annotated[
         str, typer.Option("--loss", help="NAME:WEIGHT+... of blurred-mse, mse, l1, dssim, ...")
@@ -31,7 +33,7 @@ def command(
     align: Annotated[str, typer.Option(help="crop or letterbox to the generator's size.")] = "crop",
     batch: Batch = 32,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="Latents file; - or nothing for a pipe.")
+        str | None, typer.Option("-o", "--out", help="Latents file, or - for a pipe.")
     ] = None,
     preview: Annotated[
         Path | None, typer.Option(help="PNG of the pictures beside their reconstructions.")
@@ -48,12 +50,16 @@ def command(
 
     Example: steer invert photo.png --preview preview.png -o z.safetensors
     """
-    target = options.save_or_pipe(out)
+    target = options.save_or_pipe(out, "latents.safetensors")
     options.refuse_json_on_stdout(json_, target)
+    if preview is not None:
+        options.check_place(preview, (".png",))
+        if "-" in pictures:
+            raise InputError("expected picture files for --preview, got a pipe.")
     from steer.files import save
     from steer.images import find_images, write_png
     from steer.inversion import Search
-    from steer.photos import invert_photos, preview_of
+    from steer.photos import invert_photos, partial_path, preview_of
 
     given = {
         "steps": steps,
@@ -70,17 +76,20 @@ def command(
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
-    paths = find_images(pictures)
+    piped = [Path(text) for text in pictures if text == "-"]
+    paths = piped + find_images(text for text in pictures if text != "-")
     generator = options.open_generator(model, device)
-    with options.progress("inverting", len(paths), quiet) as bar:
+    partial = None if target == "-" else partial_path(Path(target))
+    with options.progress("inverting", len(paths), quiet, partial) as bar:
         done = invert_photos(
             generator, paths, search,
             align=align, batch=batch, out=None if target == "-" else Path(target),
             resume=resume, report=bar,
         )  # fmt: skip
-    for path, reason in done.failed.items():
-        print(f"steer: {path}: left out: {reason}", file=sys.stderr)
-    save(done.artefact, target)
+    for reason in done.failed.values():
+        options.note(f"left out: {reason}")
+    if target == "-":
+        save(done.artefact, target)
     if preview is not None:
         write_png(preview, preview_of(generator, done, align))
     if json_:

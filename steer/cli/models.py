@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from steer.cli import options
 from steer.cli.options import Json
+from steer.errors import InputError
 
 NAME = "models"
 
@@ -13,27 +15,25 @@ NAME = "models"
 def command(json_: Json = False) -> None:
     """List the generators known by name, what each can do, and what is cached.
 
-    Any Hub id, file or folder can be given to --model besides.
+    Any Hub id, file or folder can be given to --model besides; those that lie in the Hub's cache on
+    this machine and say of which family they are come after the registered names.
+
+    Example: steer models --json
     """
     from steer.generators import families, generators
 
-    rows = [describe(name) for name in generators.names()]
+    rows = [{**describe(name), "where": "installed"} for name in generators.names()]
+    for name, folder in _cached(families.names()).items():
+        rows.append({**describe(folder), "name": name, "where": "Hub cache"})
     if json_:
         options.print_json({"models": rows, "families": families.names()})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "family", "picture", "latents", "encoder", "directions", "cached")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console = Console()
-    console.print(table)
-    console.print(f"Checkpoints of these families can be loaded: {', '.join(families.names())}.")
+    options.print_table([[_cell(value) for value in row.values()] for row in rows], list(rows[0]))
+    print(f"Checkpoints of these families can be loaded: {', '.join(families.names())}.")
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What one registered generator can do."""
+    """What one generator can do."""
     from steer.generators import load
 
     generator = load(name, device="cpu")
@@ -44,13 +44,39 @@ def describe(name: str) -> dict[str, Any]:
         "latents": generator.latent.dim,
         "encoder": generator.has_encoder,
         "directions": sorted(generator.directions),
-        "cached": True,
     }
+
+
+def _cached(families: list[str]) -> dict[str, str]:
+    """Ids and folders of the models in the Hub's cache whose configuration names a family."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return {}
+    folders = {
+        repository.repo_id: revision.snapshot_path
+        for repository in repositories
+        for revision in repository.revisions
+        if repository.repo_type == "model" and "main" in revision.refs
+    }
+    return {name: str(at) for name, at in sorted(folders.items()) if _family(at) in families}
+
+
+def _family(folder: Path) -> str | None:
+    from steer.hub import locate, read_config
+
+    try:
+        return read_config(locate(str(folder))).get("family")
+    except InputError:  # a repository of somebody else's whose configuration is no JSON
+        return None
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list) and all(isinstance(v, int) for v in value) and value:
-        return "x".join(map(str, value))
-    return ", ".join(value) or "none" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        separator = "x" if value and isinstance(value[0], int) else ", "
+        return separator.join(map(str, value)) or "none"
+    return str(value)

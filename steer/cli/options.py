@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from steer.errors import InputError
+from steer.errors import InputError, MachineError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steer.directions import Direction
     from steer.files import Artefact
     from steer.generators import Generator
@@ -68,6 +72,15 @@ def open_generator(model: str | None, device: str, artefact: Artefact | None = N
     return generator
 
 
+def codes_of(artefact: Artefact, generator: Generator) -> Tensor:
+    """z [n, d] of latents; InputError where they are not the generator's codes."""
+    z, dim = artefact.tensors.get("z"), generator.latent.dim
+    if z is None or z.dim() != 2 or not len(z) or z.shape[1] != dim or not z.is_floating_point():
+        found = "none" if z is None else f"{str(z.dtype).removeprefix('torch.')} {list(z.shape)}"
+        raise InputError(f"expected latents z [n, {dim}] of {generator.name}, got {found}.")
+    return z
+
+
 def open_direction(text: str, generator: Generator) -> Direction:
     """The direction of a file, or one that comes with the generator by name."""
     from steer.directions import Direction
@@ -119,7 +132,44 @@ def print_json(summary: dict[str, Any]) -> None:
     """One JSON object on standard output; what is not finite becomes null."""
     from steer.files import plain
 
-    print(json.dumps(plain(summary), sort_keys=True))
+    with _standard_output():
+        print(json.dumps(plain(summary), sort_keys=True), flush=True)
+
+
+def print_table(
+    rows: Iterable[Sequence[str]], headings: Sequence[str] = (), title: str | None = None
+) -> None:
+    """A table on standard output; without headings, of keys and values."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=bool(headings))
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    with _standard_output():
+        Console(markup=False, highlight=False).print(table)
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MachineError(f"cannot write standard output: {error.strerror}.") from error
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person is at the other end."""
+    return stream.isatty()
+
+
+def note(sentence: str) -> None:
+    """A remark on standard error."""
+    print(f"steer: {sentence}", file=sys.stderr)
 
 
 def refuse_json_on_stdout(json_: bool, out: str) -> None:
@@ -128,35 +178,107 @@ def refuse_json_on_stdout(json_: bool, out: str) -> None:
         raise InputError("expected -o FILE with --json: standard output holds only one of the two.")
 
 
-def save_or_pipe(out: str | None) -> str:
-    """Where an artefact goes: -o, or a pipe when standard output is one; InputError on a terminal.
+def save_or_pipe(out: str | None, default: str) -> str:
+    """Where an artefact goes: -o, or a pipe where standard output is one, or the file `default`.
 
-    A file's folder is checked before the work that fills it.
+    Checked before the work that fills it, as `check_place` does.
     """
-    if out is None and sys.stdout.isatty():
-        raise InputError("expected -o FILE, or standard output to go to a pipe or a file.")
-    if out is not None and out != "-" and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"expected a folder to write {out} into, {Path(out).parent} is none.")
+    if out is None and is_terminal(sys.stdout):
+        note(f"writing {default}")
+        out = default
+    if out is not None:
+        check_place(out)
     return out or "-"
 
 
-@contextmanager
-def progress(title: str, total: int, quiet: bool) -> Iterator[Any]:
-    """A bar on stderr, silent when that is no terminal: call it with (done, what the error is)."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, value: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def check_place(out: str | Path, suffixes: Sequence[str] = ()) -> None:
+    """InputError where no file can be written at `out`, so that long work does not end with it.
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    value_column = TextColumn("{task.fields[value]}")
-    with Progress(*columns, value_column, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, value="")
-        yield lambda done, value: bar.update(task, completed=done, value=f"{value:.3g}")
+    `suffixes` are the endings that are written.
+    """
+    if str(out) == "-":
+        return
+    path = Path(out).absolute()
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"cannot write {out}: expected a name in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist.")
+    if path.is_dir():
+        raise InputError(f"cannot write {out}: expected a file, it is a folder.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"cannot write {out}: no permission.")
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came. No KeyboardInterrupt: typer would answer that one by itself."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.status = 128 + number
+        self.partial: Path | None = None
+
+    def __str__(self) -> str:
+        if self.partial is None or not self.partial.exists():
+            return "interrupted; nothing was written."
+        return f"interrupted; what was done lies in {self.partial}, --resume goes on with it."
+
+
+def interruptible() -> None:
+    """From now on SIGINT and SIGTERM raise `Interrupted`, where they are not ignored."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+Report = Callable[[float, Any], None]
+
+
+@contextmanager
+def progress(
+    title: str, total: float, quiet: bool, partial: Path | None = None
+) -> Iterator[Report]:
+    """A bar on stderr, silent when that is no terminal: call it with what is done, and the error
+    there or what comes next. `partial` is where interrupted work can be gone on with."""
+    try:
+        with _bar(title, total) if is_terminal(sys.stderr) and not quiet else _silence() as report:
+            yield report
+    except Interrupted as stop:
+        stop.partial = partial
+        raise
+
+
+@contextmanager
+def _silence() -> Iterator[Report]:
+    yield lambda done, value: None
+
+
+@contextmanager
+def _bar(title: str, total: float) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:g}/{task.total:g}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[value]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, value="", rate="")
+
+        def report(done: float, value: Any) -> None:
+            speed = bar.tasks[task].speed
+            bar.update(
+                task,
+                completed=round(done, 2),
+                rate=f"{speed:.3g}/s" if speed else "",
+                value=f"{value:.3g}" if isinstance(value, float) else value,
+            )
+
+        yield report

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options
-from steer.cli.options import Batch, Device, Directions, Json, Measure, OptionalModel, Seed
+from steer.cli.options import Batch, Device, Directions, Json, Measure, OptionalModel, Quiet, Seed
+from steer.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steer.directions import Direction
     from steer.files import Artefact
     from steer.generators import Generator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from steer.rendering import Frame
 
 NAME = "render"
+FILMS = (".gif", ".mp4")
 
 
 def command(
@@ -38,25 +41,30 @@ def command(
     distribution: Annotated[
         list[str], typer.Option("--distribution", help='NAME="uniform(-0.3, 0.3)" (equation 10).')
     ] = [],  # noqa: B006
-    low: Annotated[float | None, typer.Option("--from", help="Where a traversal begins.")] = None,
+    low: Annotated[
+        float | None,
+        typer.Option("--from", help="Where a traversal begins."),
+    ] = None,
     high: Annotated[float | None, typer.Option("--to", help="Where it ends.")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Pictures of a traversal.")] = 9,
     exact: Annotated[
         bool, typer.Option("--exact", help="Close the loop on the measured value of each item.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Of --exact; by default the property's own.")
+        float | None,
+        typer.Option("--tolerance", min=0, help="Of --exact; by default the property's own."),
     ] = None,
     measure: Measure = None,
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", help="grid.png, film.gif, film.mp4, folder/, - for a pipe."),
     ] = None,
-    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Of an animation.")] = 10,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, max=100, help="Of an animation.")] = 10,
     batch: Batch = 64,
     seed: Seed = 0,
     device: Device = "auto",
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw codes, with properties set to values or along a traversal of a direction.
 
@@ -65,45 +73,55 @@ def command(
 
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
-    target = options.save_or_pipe(out)
+    target = options.save_or_pipe(out, "render.png")
     options.refuse_json_on_stdout(json_, target)
-    from steer.knobs import direction_for
-    from steer.rendering import frames, traversal
+    from steer.files import how_made
+    from steer.rendering import draw, frames, is_folder, manifest, traversal, write_folder
 
+    settings = _settings(set_, shift, distribution)
     artefact = _latents(source, latents)
     generator = options.open_generator(model, device, artefact)
-    z = artefact.tensors["z"] if artefact else generator.latent.sample(n, seed)
-    settings = _settings(set_, shift, distribution)
+    z = options.codes_of(artefact, generator) if artefact else generator.latent.sample(n, seed)
     given = [options.open_direction(text, generator) for text in direction]
-    known = _with_own(given, settings, generator)
-    for one in settings:
-        direction_for(one.name, known)
+    known = _known(given, settings, generator)
     along = _along(given, settings, low is not None or high is not None)
-    shown = frames(
-        generator, z, settings, known,
-        along=along.name if along else None,
-        values=traversal(along, low, high, steps) if along else (),
-        find=measure, exact=exact, tolerance=tolerance, batch=batch,
+    values = traversal(along, low, high, steps) if along else []
+    _prepare(target, film=bool(along))
+    with options.progress("rendering", len(values) or 1, quiet) as bar:
+        shown = frames(
+            generator, z, settings, known, along=along.name if along else None, values=values,
+            find=measure, exact=exact, tolerance=tolerance, batch=batch, report=bar,
+        )  # fmt: skip
+    used = {name: one.made for name, one in known.items()}
+    made = how_made(
+        "render", generator.identity(), seed=None if artefact else seed,
+        latents=artefact.made if artefact else None, directions=used, set=set_, shift=shift,
+        distribution=distribution, traversal=values, exact=exact, tolerance=tolerance,
+        measure=measure,
     )  # fmt: skip
-    made = _made(generator, artefact, known, locals())
-    summary = _write(shown, target, fps, generator, z, settings, along, artefact, made)
+    names = artefact.made.get("pictures", []) if artefact else []
+    if target != "-" and is_folder(target):
+        summary = write_folder(shown, Path(target), names, made)
+    else:
+        before = draw(generator, z, batch) if settings and along is None else None
+        _write(shown, target, fps, _title(settings, along), before)
+        summary = manifest(shown, [[target] * len(z)] * len(shown), names, made)
+    _warn(shown)
     if json_:
         options.print_json({"output": target, **summary})
 
 
 def _latents(source: str | None, latents: str | None) -> Artefact | None:
-    from steer.errors import InputError
-    from steer.files import load
-
     if source and latents:
         raise InputError(f"expected latents once, got {source} and --latents {latents}.")
+    from steer.files import load
+
     text = source or latents
     return load(text, "latents") if text else None
 
 
 def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> list[Setting]:
     from steer.distributions import parse_distribution
-    from steer.errors import InputError
     from steer.knobs import Setting
 
     settings = [
@@ -121,97 +139,86 @@ def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> lis
     return settings
 
 
-def _with_own(
+def _known(
     given: list[Direction], settings: list[Setting], generator: Generator
 ) -> dict[str, Direction]:
-    """Directions by the property they move: those given, then the generator's own."""
-    from steer.errors import InputError
+    """Directions by the property they move: those given, then the generator's own.
+
+    InputError for a setting that none of them moves.
+    """
+    from steer.knobs import direction_for
+    from steer.measures import properties
+    from steer.registry import unknown
+    from steer.transforms import transforms
 
     known: dict[str, Direction] = {}
     for direction in given:
         if direction.name in known:
             raise InputError(f"expected one direction of {direction.name}, got two.")
         known[direction.name] = direction
+    names = {*known, *generator.directions, *properties.names(), *transforms.names()}
     for setting in settings:
-        name = "zoom" if setting.name == "area" else setting.name
+        name = _mover(setting)
         if name not in known and name in generator.directions:
             known[name] = options.open_direction(name, generator)
+        if setting.name not in names:
+            raise unknown("property", setting.name, names)
+        direction_for(setting.name, known)
     return known
 
 
-def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Direction | None:
-    """The direction of the traversal: the first one that no setting uses."""
-    from steer.errors import InputError
+def _mover(setting: Setting) -> str:
+    """The direction that a setting needs."""
+    return "zoom" if setting.name == "area" else setting.name
 
-    used = {"zoom" if s.name == "area" else s.name for s in settings}
+
+def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Direction | None:
+    """The direction of the traversal: the one that no setting uses."""
+    used = {_mover(setting) for setting in settings}
     free = [direction for direction in given if direction.name not in used]
     if not free and asked:
         raise InputError("expected --direction for the traversal that --from and --to name.")
+    if len(free) > 1:
+        names = ", ".join(direction.name for direction in free)
+        raise InputError(f"expected one direction to go along, got {names}.")
     return free[0] if free else None
 
 
-def _made(
-    generator: Generator,
-    artefact: Artefact | None,
-    known: dict[str, Direction],
-    asked: dict[str, Any],
-) -> dict[str, Any]:
-    from steer.files import how_made
+def _prepare(target: str, film: bool) -> None:
+    """InputError for a place that cannot be written, before the work; makes the folder."""
+    from steer.files import make_folder
+    from steer.rendering import is_folder
 
-    return how_made(
-        "render",
-        generator.identity(),
-        seed=None if artefact else asked["seed"],
-        latents=artefact.made if artefact else None,
-        directions={name: direction.made for name, direction in known.items()} or None,
-        set=asked["set_"] or None,
-        shift=asked["shift"] or None,
-        distribution=asked["distribution"] or None,
-        exact=asked["exact"],
-        tolerance=asked["tolerance"],
-        measure=asked["measure"],
-    )
+    if target == "-":
+        return
+    if is_folder(target):
+        make_folder(Path(target))
+        return
+    options.check_place(target, (".png", *FILMS))
+    if target.lower().endswith(FILMS) and not film:
+        raise InputError(f"expected --direction for a traversal to animate as {target}.")
+
+
+def _title(settings: list[Setting], along: Direction | None) -> str:
+    from steer.rendering import describe
+
+    return describe(settings) or (f"{along.name}, {along.unit}" if along else "")
 
 
 def _write(
-    shown: list[Frame],
-    target: str,
-    fps: float,
-    generator: Generator,
-    z: Any,
-    settings: list[Setting],
-    along: Direction | None,
-    artefact: Artefact | None,
-    made: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes the frames where and as `target` says; returns the summary."""
+    shown: list[Frame], target: str, fps: float, title: str, originals: Tensor | None
+) -> None:
+    """The frames as a film or one labelled picture."""
     from steer.files import write_stdout
     from steer.images import to_png, write_png
-    from steer.rendering import (
-        as_grid,
-        describe,
-        draw,
-        is_folder,
-        manifest,
-        write_film,
-        write_folder,
-    )
+    from steer.rendering import as_grid, write_film
 
-    names = artefact.made.get("pictures", []) if artefact else []
-    if target != "-" and is_folder(target):
-        return write_folder(shown, Path(target), names, made)
-    if target.lower().endswith((".gif", ".mp4")):
+    if target.lower().endswith(FILMS):
         write_film(shown, Path(target), fps)
+    elif target == "-":
+        write_stdout(to_png(as_grid(shown, title, originals)))
     else:
-        title = describe(settings) or (f"{along.name}, {along.unit}" if along else "")
-        originals = draw(generator, z) if settings and along is None else None
-        picture = as_grid(shown, title, originals)
-        if target == "-":
-            write_stdout(to_png(picture))
-        else:
-            write_png(target, picture)
-    _warn(shown)
-    return manifest(shown, [[target] * len(frame.pictures) for frame in shown], names, made)
+        write_png(target, as_grid(shown, title, originals))
 
 
 def _warn(shown: list[Frame]) -> None:
@@ -227,4 +234,4 @@ def _warn(shown: list[Frame]) -> None:
         for status in frame.controlled.status
     )
     for status in sorted(set(counts) - {Status.REACHED, Status.NOT_MEASURED}):
-        print(f"steer: {counts[status]} of {counts.total()}: {status.message}", file=sys.stderr)
+        options.note(f"{counts[status]} of {counts.total()}: {status.message}")

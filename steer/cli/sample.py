@@ -17,7 +17,7 @@ def command(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 8,
     seed: Seed = 0,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="Latents file; - or nothing for a pipe.")
+        str | None, typer.Option("-o", "--out", help="Latents file, or - for a pipe.")
     ] = None,
     device: Device = "cpu",
     json_: Json = False,
@@ -26,7 +26,7 @@ def command(
 
     Example: steer sample -n 8 | steer render - > grid.png
     """
-    target = options.save_or_pipe(out)
+    target = options.save_or_pipe(out, "latents.safetensors")
     options.refuse_json_on_stdout(json_, target)
     from steer.files import Artefact, how_made, save
 

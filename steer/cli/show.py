@@ -21,7 +21,7 @@ def command(
         str, typer.Argument(help="Latents, trajectories or a direction; - for a pipe.")
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="PNG of what can be drawn of it.")
+        str | None, typer.Option("-o", "--out", help="PNG of what can be drawn, or - for a pipe.")
     ] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -30,22 +30,24 @@ def command(
 
     Example: steer show translate-x.safetensors -o translate-x.png
     """
-    from steer.files import load
+    from steer.files import load, write_atomically, write_stdout
 
+    if out is not None:
+        options.check_place(out, (".png",))
+        options.refuse_json_on_stdout(json_, out)
     artefact = load(file)
     if out is not None:
-        _draw(artefact, out, device)
+        drawn = _png(artefact, device)
+        if out == "-":
+            write_stdout(drawn)
+            return
+        write_atomically(Path(out), drawn)
     summary = describe(artefact)
     if json_:
         options.print_json(summary)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{file}: {artefact.kind}", show_header=False)
-    for key, value in _flat(summary).items():
-        table.add_row(key, _text(value))
-    Console().print(table)
+    rows = [(key, _text(value)) for key, value in _flat(summary).items()]
+    options.print_table(rows, title=f"{file}: {artefact.kind}")
 
 
 def describe(artefact: Artefact) -> dict[str, Any]:
@@ -62,24 +64,25 @@ def describe(artefact: Artefact) -> dict[str, Any]:
     return {"kind": artefact.kind, "tensors": tensors, "numbers": numbers, "made": artefact.made}
 
 
-def _draw(artefact: Artefact, out: Path, device: str) -> None:
+def _png(artefact: Artefact, device: str) -> bytes:
+    """What can be drawn: g and the measured response, or pictures of the codes."""
     if artefact.kind == "direction":
         from steer.directions import Direction
-        from steer.plots import response_figure, save_figure
+        from steer.plots import png, response_figure
 
-        save_figure(response_figure(Direction.of(artefact)), out)
-        return
-    from steer.images import grid, write_png
+        return png(response_figure(Direction.of(artefact)))
+    from steer.images import grid, to_png
     from steer.rendering import Frame, as_grid, draw
 
     generator = options.open_generator(None, device, artefact)
     if artefact.kind == "latents":
-        write_png(out, as_grid([Frame("", draw(generator, artefact.tensors["z"][:64]))]))
-        return
+        return to_png(
+            as_grid([Frame("", draw(generator, options.codes_of(artefact, generator)[:64]))])
+        )
     z, shift = artefact.tensors["z"][:8], artefact.tensors["shift"][0].tolist()
     rows = [list(draw(generator, codes)) for codes in z]
     title = f"trajectories of {artefact.made['options']['transform']}"
-    write_png(out, grid(rows, column_labels=[f"{s:g}" for s in shift], title=title))
+    return to_png(grid(rows, column_labels=[f"{s:g}" for s in shift], title=title))
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from steer.cli import options
 from steer.cli.options import Device, Json, Quiet, Resume, Seed
+from steer.errors import InputError
 
 NAME = "train-vae"
 
@@ -28,12 +29,14 @@ def command(
         int, typer.Option(min=0, help="Grid of a spatial broadcast decoder; 0 mirrors the encoder.")
     ] = 0,
     likelihood: Annotated[str, typer.Option(help="bernoulli or gaussian.")] = "bernoulli",
-    sigma: Annotated[float, typer.Option(help="Standard deviation of gaussian pictures.")] = 0.1,
+    sigma: Annotated[
+        float, typer.Option(min=1e-6, help="Standard deviation of gaussian pictures.")
+    ] = 0.1,
     size: Annotated[int, typer.Option(min=8, help="Side of a folder's pictures.")] = 64,
     channels: Annotated[int, typer.Option(help="1 or 3, for a folder's pictures.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 100_000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 128,
-    rate: Annotated[float, typer.Option(help="Learning rate of Adam at the start.")] = 5e-4,
+    rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam at the start.")] = 5e-4,
     warm_up: Annotated[int, typer.Option(min=0, help="Steps until beta has its weight.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
     seed: Seed = 0,
@@ -54,12 +57,13 @@ def command(
     from steer.training.loop import train
     from steer.training.vae import BetaVAE
 
+    widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
     dataset = open_dataset(data, size, channels)
     chosen: dict[str, Any] = {
         "data": dataset.name,
         "latent": latent,
-        "widths": _sizes(widths, "--widths"),
-        "dense": _sizes(dense, "--dense"),
+        "widths": widths_,
+        "dense": dense_,
         "broadcast": broadcast,
         "picture": list(dataset.shape),
         "batch": batch,
@@ -76,7 +80,7 @@ def command(
     torch.manual_seed(seed)
     vae = VAE(PictureShape(*dataset.shape), latent, chosen["widths"], chosen["dense"], broadcast)
     vae.to(pick_device(device)).to(memory_format=torch.channels_last)
-    with options.progress("train-vae", steps, quiet) as bar:
+    with options.progress("training", steps, quiet, out) as bar:
         train(
             BetaVAE(vae, **trained),
             dataset,
@@ -94,9 +98,7 @@ def command(
 
 
 def _sizes(text: str, option: str) -> list[int]:
-    from steer.errors import InputError
-
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise InputError(f"expected whole numbers joined by commas for {option}, got {text!r}.")
     return [int(part) for part in parts]

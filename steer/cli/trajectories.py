@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options
 from steer.cli.options import Batch, Device, Json, Model, Quiet, Resume, Seed
+from steer.errors import InputError
 
 if TYPE_CHECKING:
     from steer.trajectories import Follow
@@ -32,7 +37,7 @@ Constraint = Annotated[str, typer.Option("--constraint", help="ball or none.")]
 
 
 def command(
-    transform: TransformName,
+    transform: TransformName = "translate-x",
     model: Model = "sprites",
     starts: Starts = 64,
     extent: Extent = None,
@@ -47,8 +52,9 @@ def command(
     shard: Annotated[int, typer.Option(min=1, help="Starts in a file of their own.")] = 64,
     batch: Batch = 32,
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="File, or a folder for the shards.")
-    ] = Path("trajectories.safetensors"),
+        str | None,
+        typer.Option("-o", "--out", help="File, a folder for the shards, or - for a pipe."),
+    ] = None,
     resume: Resume = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -59,31 +65,55 @@ def command(
 
     Example: steer trajectories --transform translate-x --starts 64 -o t.safetensors
     """
-    from steer.errors import InputError
-    from steer.files import how_made, load, save
+    target = _target(out)
+    options.refuse_json_on_stdout(json_, target)
+    from steer.files import how_made, is_done, load, save
     from steer.trajectories import follow_in_shards
 
     how = follow_options(
         transform, extent, points, steps, loss, sigma, constraint, seed, naive=naive
     )
-    whole = out.suffix == ".safetensors"
-    if whole and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError(f"expected a folder for -o with several processes, got {out}.")
-    if whole:
-        options.save_or_pipe(str(out))
     generator = options.open_generator(model, device)
+    how.search.loss_for(generator)  # says what is wrong with it before anything is written
     made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **how.facts)
-    folder = out.with_name(out.name + ".parts") if whole else out
-    with options.progress(f"following {transform}", starts * points, quiet) as bar:
-        follow_in_shards(
-            generator, how, starts, folder, made,
-            shard=shard, batch=batch, resume=resume, report=bar,
-        )  # fmt: skip
-    if whole:
-        save(load(folder, "trajectories"), out)
-        shutil.rmtree(folder)
+    whole = target.endswith(".safetensors")
+    with _shards(target, whole) as folder:
+        if not (resume and whole and is_done(Path(target), made)):
+            partial = None if target == "-" else folder
+            title = f"following {transform}"
+            with options.progress(title, starts * points, quiet, partial) as bar:
+                follow_in_shards(
+                    generator, how, starts, folder, made,
+                    shard=shard, batch=batch, resume=resume, report=bar,
+                )  # fmt: skip
+            if whole or target == "-":
+                save(replace(load(folder, "trajectories"), made=made), target)
     if json_:
-        options.print_json({"trajectories": str(out), **made})
+        options.print_json({"trajectories": target, **made})
+
+
+def _target(out: str | None) -> str:
+    """A file, a folder or a pipe; InputError where several processes would write one file."""
+    named = out is None or out == "-" or out.endswith(".safetensors")
+    if named and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(f"expected a folder for -o with several processes, got {out}.")
+    if named:
+        return options.save_or_pipe(out, "trajectories.safetensors")
+    return str(out)
+
+
+@contextmanager
+def _shards(target: str, whole: bool) -> Iterator[Path]:
+    """The folder of the shards: passing for a pipe, beside a file until that is whole, or -o."""
+    if target == "-":
+        with TemporaryDirectory() as passing:
+            yield Path(passing)
+    elif whole:
+        beside = Path(target + ".parts")
+        yield beside
+        shutil.rmtree(beside, ignore_errors=True)
+    else:
+        yield Path(target)
 
 
 def follow_options(
@@ -98,8 +128,6 @@ def follow_options(
     naive: bool = False,
 ) -> Follow:
     """How a transform is followed, from the command line's words."""
-    from dataclasses import replace
-
     from steer.trajectories import Follow
 
     how = Follow(transform, extent, points, steps, naive)

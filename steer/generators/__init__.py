@@ -73,7 +73,12 @@ def from_checkpoint(model: str) -> Generator:
         raise unknown_model(model) from error
     checkpoint = read_checkpoint(source)
     family = recognise(checkpoint)
-    generator = family.from_checkpoint(checkpoint)  # type: ignore[attr-defined]
+    try:
+        generator = family.from_checkpoint(checkpoint)  # type: ignore[attr-defined]
+    except InputError as error:
+        if checkpoint.origin in str(error):
+            raise
+        raise InputError(f"{checkpoint.origin}: {error}") from error
     generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
     beside = Path(model) / "directions"
     generator.directions = {file.stem: file for file in sorted(beside.glob("*.safetensors"))}

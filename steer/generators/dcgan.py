@@ -60,7 +60,7 @@ class DCGAN(Generator):
                 f"got {widths[-1]}."
             )
         dcgan = cls(widths)
-        match_state(dcgan.state_dict(), checkpoint.state)
+        match_state(dcgan.state_dict(), checkpoint.state, checkpoint.origin)
         dcgan.load_state_dict(checkpoint.state)
         return dcgan
 

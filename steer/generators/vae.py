@@ -13,6 +13,9 @@ from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.hub import Checkpoint, match_state
 
+#: No size that a config.json claims is larger.
+LARGEST = 1 << 16
+
 
 class VAE(Generator):
     """Convolutional VAE (table 4.2 of the thesis; the same shape as `disvae`'s).
@@ -39,6 +42,8 @@ class VAE(Generator):
         broadcast: int = 0,
     ):
         picture = PictureShape(*picture)
+        if picture.channels not in (1, 3):
+            raise InputError(f"expected pictures of 1 or 3 channels, got {picture.channels}.")
         super().__init__(LatentSpace(latent), picture)
         factor = 2 ** len(widths)
         if picture.height % factor or picture.width % factor:
@@ -95,15 +100,10 @@ class VAE(Generator):
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> VAE:
         """The VAE that the checkpoint describes."""
-        missing = {"picture", "latent", "widths", "dense"} - checkpoint.config.keys()
-        if missing:
-            raise InputError(
-                f"{checkpoint.origin}: config.json of a VAE lacks {', '.join(sorted(missing))}."
-            )
-        known = ("latent", "widths", "dense", "broadcast")
-        options = {key: checkpoint.config[key] for key in known if key in checkpoint.config}
-        vae = cls(PictureShape(*checkpoint.config["picture"]), **options)
-        return _filled(vae, checkpoint.state)
+        options = _described(checkpoint)
+        with torch.device("meta"):  # the sizes are a claim that takes no memory until it is checked
+            match_state(cls(**options).state_dict(), checkpoint.state, checkpoint.origin)
+        return _filled(cls(**options), checkpoint.state, checkpoint.origin)
 
 
 class DisVAE(VAE):
@@ -132,14 +132,14 @@ class DisVAE(VAE):
         }
         for end in ("weight", "bias"):
             key = f"encoder.mu_logvar_gen.{end}"
-            if key in state:
+            if key in state and state[key].dim():
                 state[key] = torch.cat([state[key][0::2], state[key][1::2]])
         size = 64 if large else 32
         vae = cls(
-            PictureShape(_length(state, "encoder.conv1.weight", 1), size, size),
-            latent=_length(state, "decoder.lin1.weight", 1),
-            widths=[_length(state, "encoder.conv1.weight", 0)] * (4 if large else 3),
-            dense=[_length(state, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
+            PictureShape(_length(checkpoint, "encoder.conv1.weight", 1), size, size),
+            latent=_length(checkpoint, "decoder.lin1.weight", 1),
+            widths=[_length(checkpoint, "encoder.conv1.weight", 0)] * (4 if large else 3),
+            dense=[_length(checkpoint, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
         )
         renamed = {}
         for half, layers in names.items():
@@ -147,18 +147,46 @@ class DisVAE(VAE):
             for place, layer in zip(places, layers, strict=True):
                 for end in ("weight", "bias"):
                     renamed[f"{half}.{layer}.{end}"] = f"{half}.{place}.{end}"
-        return _filled(vae, {renamed.get(name, name): value for name, value in state.items()})
+        state = {renamed.get(name, name): value for name, value in state.items()}
+        return _filled(vae, state, checkpoint.origin)
 
 
-def _length(state: dict[str, Tensor], name: str, dim: int) -> int:
+def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of a VAE that a config.json holds; InputError where they make none."""
+    known = ("picture", "latent", "widths", "dense", "broadcast")
+    config, where = checkpoint.config, checkpoint.origin
+    if missing := [name for name in known[:-1] if name not in config]:
+        raise InputError(f"{where}: config.json of a VAE lacks {', '.join(missing)}.")
+    options = {name: config[name] for name in known if name in config}
+    for name, value in options.items():
+        sizes = value if isinstance(value, list) else [value]
+        least = 0 if name == "broadcast" else 1
+        if isinstance(value, list) != (name in ("picture", "widths", "dense")) or any(
+            type(size) is not int or not least <= size <= LARGEST for size in sizes
+        ):
+            raise InputError(f"{where}: expected sizes for {name} in config.json, got {value!r}.")
+    if len(options["picture"]) != 3 or not options["widths"]:
+        raise InputError(
+            f"{where}: expected picture [C, H, W] and widths in config.json, got "
+            f"{options['picture']} and {options['widths']}."
+        )
+    return options
+
+
+def _length(checkpoint: Checkpoint, name: str, dim: int) -> int:
     """The length of one side of a tensor that the architecture is read from."""
-    if name not in state or state[name].dim() <= dim:
-        raise InputError(f"expected a tensor {name!r} with {dim + 1} or more dimensions, got none.")
-    return state[name].shape[dim]
+    tensor = checkpoint.state.get(name)
+    if tensor is None or tensor.dim() <= dim or not tensor.shape[dim]:
+        got = "none" if tensor is None else f"shape {list(tensor.shape)}"
+        raise InputError(
+            f"{checkpoint.origin}: expected a tensor {name} of {dim + 1} or more dimensions, "
+            f"got {got}."
+        )
+    return tensor.shape[dim]
 
 
-def _filled(vae: VAE, state: dict[str, Tensor]) -> VAE:
-    match_state(vae.state_dict(), state)
+def _filled(vae: VAE, state: dict[str, Tensor], where: str) -> VAE:
+    match_state(vae.state_dict(), state, where)
     vae.load_state_dict(state)
     return vae
 
@@ -181,7 +209,7 @@ class Broadcast(nn.Module):
 
 def _broadcast_decoder(picture: PictureShape, latent: int, width: int, grid: int) -> nn.Sequential:
     doublings = (picture.height // grid).bit_length() - 1
-    if picture.height != picture.width or picture.height != grid * 2**doublings or not doublings:
+    if picture.height != picture.width or picture.height != grid * 2**doublings or doublings < 1:
         raise InputError(
             f"expected a broadcast grid that doubles to {picture.height}x{picture.width}, "
             f"got {grid}."
@@ -191,7 +219,7 @@ def _broadcast_decoder(picture: PictureShape, latent: int, width: int, grid: int
         *(nn.Conv2d(latent + 2, width, 1), nn.ReLU()),
         *(nn.Conv2d(width, width, 1), nn.ReLU()),
         *(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()),
-        *_transposed_convolutions([*(width // 2**i for i in range(doublings)), picture.channels]),
+        *_transposed_convolutions([*(max(width // 2**i, 1) for i in range(doublings)), picture.channels]),
         nn.Sigmoid(),
     )
 

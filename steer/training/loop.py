@@ -15,12 +15,15 @@ from torch import Tensor
 
 from steer.datasets import Dataset
 from steer.errors import InputError, SteerError
-from steer.files import save_json, write_atomically
+from steer.files import make_folder, read_whole, save_json, write_atomically
+from steer.hub import TORCH_ERRORS
 from steer.images import write_png
 
 STATE = "training.pt"
 OPTIONS = "options.json"
 LOG = "stats.jsonl"
+#: Written last: a folder that has it holds a finished run.
+CARD = "README.md"
 
 
 class Objective(Protocol):
@@ -71,6 +74,8 @@ def train(
     """
     device = next(iter(objective.parameters())).device  # type: ignore[attr-defined]
     start = _prepare(objective, folder, options, resume)
+    if start is None:
+        return folder
     since, stats = time.perf_counter(), {}
     for step in range(start, steps):
         pictures = dataset.pictures(batch_indices(dataset, step, batch, seed)).to(device)
@@ -103,27 +108,50 @@ def batch_indices(dataset: Dataset, step: int, batch: int, seed: int) -> Tensor:
     return indices
 
 
-def _prepare(objective: Objective, folder: Path, options: dict[str, Any], resume: bool) -> int:
-    """Makes or takes up the run's folder; returns the step to go on from."""
+def _prepare(
+    objective: Objective, folder: Path, options: dict[str, Any], resume: bool
+) -> int | None:
+    """Makes or takes up the run's folder; the step to go on from, None where it has ended."""
     if (folder / OPTIONS).exists():
-        before = json.loads((folder / OPTIONS).read_text())
         if not resume:
             raise InputError(
                 f"{folder} already holds a training run: pass --resume to go on with it, or name "
                 "another folder."
             )
+        before = _options_of(folder)
         if other := [k for k in sorted({*before, *options}) if before.get(k) != options.get(k)]:
             raise InputError(
                 f"{folder} was begun with other options ({', '.join(other)}): expected the same."
             )
-    folder.mkdir(parents=True, exist_ok=True)
+        if (folder / CARD).exists() and not (folder / STATE).exists():
+            return None
+    make_folder(folder)
     save_json(folder / OPTIONS, options)
     if not (folder / STATE).exists():
+        _cut_log(folder, 0)
         return 0
-    saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    saved = _state_of(folder)
     objective.load_state_dict(saved["objective"])
     _cut_log(folder, saved["step"])
     return saved["step"]
+
+
+def _options_of(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(read_whole(folder / OPTIONS)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder / OPTIONS} is damaged: expected the run's options.") from error
+
+
+def _state_of(folder: Path) -> dict[str, Any]:
+    try:
+        return torch.load(
+            io.BytesIO(read_whole(folder / STATE)), map_location="cpu", weights_only=True
+        )
+    except TORCH_ERRORS as error:
+        raise InputError(
+            f"{folder / STATE} is damaged: delete it to begin this run anew."
+        ) from error
 
 
 def _checkpoint(objective: Objective, folder: Path, step: int) -> None:
@@ -148,6 +176,8 @@ def _log(folder: Path, row: dict[str, float]) -> None:
 
 def _cut_log(folder: Path, step: int) -> None:
     """Drops lines that an interrupted run wrote after its last checkpoint."""
-    lines = (folder / LOG).read_text().splitlines() if (folder / LOG).exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_atomically(folder / LOG, "".join(line + "\n" for line in kept).encode())
+    text = read_whole(folder / LOG).decode() if (folder / LOG).exists() else ""
+    # a killed run may leave half a line at the end, which is of a later step
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_atomically(folder / LOG, "".join(kept).encode())

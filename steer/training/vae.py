@@ -59,13 +59,16 @@ class BetaVAE:
         return self.vae.parameters()
 
     def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> dict[str, float]:
-        """One update; logs nats per picture."""
+        """One update; logs nats per picture, NaN once training has diverged."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
         mean, log_variance = self.vae.posterior(pictures)
         eps = torch.randn(mean.shape, generator=noise, device=mean.device)
         z = mean + eps * (log_variance / 2).exp()
-        reconstruction = self.reconstruction(self.vae(z), pictures)
+        drawn = self.vae(z)
+        if not drawn.isfinite().all():
+            return {"reconstruction": math.nan, "divergence": math.nan}
+        reconstruction = self.reconstruction(drawn, pictures)
         divergence = (log_variance.exp() + mean**2 - log_variance - 1).sum() / 2 / len(pictures)
         weight = self.beta * min(1.0, (step + 1) / max(self.warm_up, 1))
         self.optimiser.zero_grad(set_to_none=True)
