@@ -93,11 +93,13 @@ def invert(
     search: Search | None = None,
     *,
     batch: int = 32,
+    pool: Pool | None = None,
     report: Callable[[int, float], None] = lambda done, loss: None,
 ) -> Inversion:
     """Codes whose pictures come nearest to `pictures` [n, C, H, W] in [0, 1].
 
     Every picture is a problem of its own: its answer does not depend on the others, nor on `batch`.
+    `pool` is one made before with the same generator and search, for several calls to share.
     `report` is told how many steps of pictures are done and the current median loss.
 
     Raises InputError where there are none, or they are not of the generator's shape.
@@ -116,7 +118,8 @@ def invert(
             f"expected one or more pictures of shape {expected} for {generator.name}, "
             f"got {tuple(pictures.shape)}."
         )
-    pool = _Pool(generator, search) if search.start != "encoder" else None
+    if pool is None and search.start != "encoder":
+        pool = Pool(generator, search)
 
     def work(items: range) -> Inversion:
         targets = pictures[items.start : items.stop].to(generator.device)
@@ -127,8 +130,8 @@ def invert(
     return _joined(list(in_batches(work, len(pictures), batch)))
 
 
-class _Pool:
-    """Codes from the prior with their pictures, shared by all pictures to invert."""
+class Pool:
+    """Codes from the prior with their pictures, which starts are taken from; forward passes only."""
 
     def __init__(self, generator: Generator, search: Search):
         self.project = search.projection(generator)
@@ -163,7 +166,7 @@ def _features(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _starts(generator: Generator, targets: Tensor, search: Search, pool: _Pool | None) -> Tensor:
+def _starts(generator: Generator, targets: Tensor, search: Search, pool: Pool | None) -> Tensor:
     """Starts [b, restarts, d]: the encoder's, the regression's, then the nearest of the pool."""
     starts = []
     encoded = generator.encode(targets) if search.start != "prior" else None
@@ -186,10 +189,10 @@ def milestones(steps: int, restarts: int) -> dict[int, int]:
     >>> milestones(200, 4)
     {10: 2, 30: 1}
     """
-    plan, keep, at = {}, restarts, steps // 20
+    plan, keep, at = {}, restarts, max(steps // 20, 10)
     while keep > 1:
         keep = (keep + 1) // 2
-        plan[max(at, 1)] = keep
+        plan[at] = keep
         at = 3 * at
     return plan
 
@@ -198,7 +201,7 @@ def _invert_batch(
     generator: Generator,
     targets: Tensor,
     search: Search,
-    pool: _Pool | None,
+    pool: Pool | None,
     report: Callable[[int, float], None],
 ) -> Inversion:
     loss = search.loss_for(generator)
@@ -232,7 +235,7 @@ def _invert_batch(
 
 def _reported(generator: Generator, smallest: int = 11) -> Loss:
     """The reported errors that pictures of the generator's size have: dssim needs 11 pixels."""
-    channels, height, width = generator.picture
+    height, width = generator.picture[1:]
     names = REPORTED if min(height, width) >= smallest else REPORTED.removesuffix("+dssim")
     return parse_loss(names, height, device=generator.device)
 

@@ -15,7 +15,7 @@ from steer.errors import InputError
 from steer.files import Artefact, DamagedError, how_made, load, read_stdin, read_whole, save
 from steer.generators import Generator, require_same
 from steer.images import fit, read_image, side_by_side
-from steer.inversion import Inversion, Search, invert
+from steer.inversion import Inversion, Pool, Search, invert
 from steer.optimise import Status
 
 
@@ -77,15 +77,22 @@ def invert_photos(
     known, reused = set(rows), 0
     order: list[tuple[str, str]] = []
     failed: dict[str, str] = {}
+    pool: Pool | None = None
     for first in range(0, len(paths), batch):
         photos = _readable(paths[first : first + batch], generator, align, failed)
         reused += sum(photo.checksum in known for photo in photos)
         fresh = list({p.checksum: p for p in photos if p.checksum not in rows}.values())
         if fresh:
+            if pool is None and search.start != "encoder":
+                pool = Pool(generator, search)
             pictures = torch.stack([photo.picture for photo in fresh])
-            found = invert(generator, pictures, search, batch=batch)
+            found = invert(generator, pictures, search, batch=batch, pool=pool)
             rows |= zip((p.checksum for p in fresh), _rows(found), strict=True)
-        order += [(photo.path, photo.checksum) for photo in photos]
+        for photo in photos:
+            if rows[photo.checksum]["status"] == Status.DIVERGED:
+                failed[photo.path] = f"{Status.DIVERGED.message}."
+            else:
+                order.append((photo.path, photo.checksum))
         loss = float(rows[order[-1][1]]["loss"]) if order else float("nan")
         report(min(first + batch, len(paths)), loss)
         if out and fresh and first + batch < len(paths):

@@ -15,8 +15,8 @@ T = TypeVar("T")
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not there, with its near matches.
 
-    >>> str(unknown("colour", "gren", ["red", "green"]))
-    "unknown colour 'gren': did you mean green? Known: green, red."
+    >>> str(unknown("colour", "gren", ["blue", "green"]))
+    "unknown colour 'gren': did you mean green? Known: blue, green."
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

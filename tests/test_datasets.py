@@ -86,7 +86,7 @@ def test_measured_factors_are_the_ground_truth():
 
 
 def test_brightness_hue_and_zoom_move_what_is_measured_as_much():
-    """From the middle, each factor changes its measure by its own amount in the transform's unit."""
+    """From the middle, each factor changes its measure by its own amount."""
     sprites = Sprites()
     for name, factor, amount in (
         ("translate-x", "x", 0.2), ("translate-y", "y", -0.2), ("zoom", "zoom", 0.3),
@@ -185,7 +185,7 @@ def test_pictures_are_fitted_not_squeezed(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="expected pictures .* found none"):
+    with pytest.raises(InputError, match=r"expected pictures .* found none"):
         open_dataset(str(tmp_path))
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.special import erf
 from scipy.stats import kstest, norm
 
-from steer.knobs import Status
 from steer.directions import KNOTS, Direction, Pairs, fit
 from steer.distributions import parse_distribution
 from steer.errors import InputError
@@ -29,6 +28,7 @@ from steer.evaluation import (
 from steer.generators import load
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.inversion import Search
+from steer.knobs import Status
 from steer.trajectories import Follow, follow
 
 SPAN = 0.3  # the blob's x is SPAN erf(<u, z> / sqrt 2)

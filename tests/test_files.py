@@ -382,14 +382,14 @@ def test_a_terminal_gets_and_gives_no_artefact(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdin", stream)
     with pytest.raises(InputError, match="name a file instead of -"):
         save(latents(), "-")
-    with pytest.raises(InputError, match="expected the output of a steer command on standard in"):
+    with pytest.raises(InputError, match="before the pipe wrote on standard input, it"):
         load("-")
     assert stream is None or stream.buffer.getvalue() == b""
 
 
 def test_an_empty_pipe_is_named(monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stream())
-    with pytest.raises(InputError, match="output of a steer command on standard input, it is empt"):
+    with pytest.raises(InputError, match="before the pipe wrote on standard input, it is empty"):
         load("-")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def disvae_encode(state: State, x: Tensor) -> tuple[Tensor, Tensor]:
 def tutorial_dcgan(widths=(100, 24, 16, 12, 8, 3)) -> nn.Sequential:
     """The generator of the PyTorch tutorial, with random statistics."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layers.append(nn.ConvTranspose2d(a, b, 4, 2 if i else 1, 1 if i else 0, bias=False))
         layers += [nn.BatchNorm2d(b), nn.ReLU(True)] if i < len(widths) - 2 else [nn.Tanh()]
     made = nn.Sequential(*layers)
@@ -225,7 +226,7 @@ def test_damaged_tensors_are_refused_in_a_sentence(tmp_path, family, name):
 def test_the_tensor_that_is_missing_is_named(saved, tensor):
     state = disvae_state(size=32)
     del state[tensor]
-    with pytest.raises(InputError, match="missing|expected a tensor"):
+    with pytest.raises(InputError, match=r"missing|expected a tensor"):
         load(saved(state), device="cpu")
 
 
@@ -395,7 +396,8 @@ class Stripes(Generator):
 
     def forward(self, z):
         x = torch.linspace(-3, 3, 16).expand(len(z), 1, 16, 16)
-        return torch.sigmoid(3 * torch.sin(x * (1 + z[:, 1, None, None, None] ** 2) + z[:, 0, None, None, None]))
+        place, width = z[:, :, None, None, None].unbind(1)
+        return torch.sigmoid(3 * torch.sin(x * (1 + width**2) + place))
 '''
 
 

@@ -216,6 +216,16 @@ def test_values_wrap(exact, name, axis, slope, options, constant, value):
     assert done.z[:, axis].abs().max() < 3  # not once around
 
 
+def test_the_far_side_of_a_circle_is_no_crossing():
+    """From 100 degrees to -90 the error jumps by a turn on one side: no search is spent there."""
+    knob = straight("hue", np.eye(3)[1], 60.0, 100.0, find="background")
+    done = control(
+        Bar(hue=100), torch.zeros(1, 3), [Setting("hue", "set", -90.0)], {"hue": knob}, exact=True
+    )
+    assert done.status.item() == Status.REACHED
+    assert done.z[0, 1] == pytest.approx(170 / 60, abs=0.02) and done.evaluations.item() < 40
+
+
 def test_two_knobs_that_wrap():
     knobs = {
         "rotate": straight("rotate", np.eye(3)[0], 40.0, 80.0, find="background"),

@@ -233,8 +233,6 @@ def test_an_infinite_set_gives_fresh_pictures(step, batch, seed):
 class LinearVAE(nn.Module):
     """One number a picture [1, 1, 2]: mean w x, log variance v, decoded as W z + b."""
 
-    config: dict = {}
-
     def __init__(self):
         super().__init__()
         noise = torch.Generator().manual_seed(2)
@@ -325,3 +323,19 @@ def test_the_rate_falls_to_nothing():
 def test_an_unknown_likelihood():
     with pytest.raises(InputError, match="bernoulli or gaussian, got 'poisson'"):
         objective(likelihood="poisson")
+
+
+@pytest.mark.parametrize("broadcast", [0, 8])
+def test_standardised_codes_have_the_priors_moments_and_draw_the_same(broadcast):
+    torch.manual_seed(0)
+    vae = VAE(PictureShape(3, 32, 32), latent=4, widths=(8, 8), dense=(16,), broadcast=broadcast)
+    with torch.no_grad():
+        vae.encoder[-1].bias += torch.randn(8)
+    pictures = torch.rand(300, 3, 32, 32)
+    before = vae(vae.encode(pictures))
+    vae.standardise(pictures)
+    mean, log_variance = vae.posterior(pictures)
+    torch.testing.assert_close(vae(mean), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mean.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    spread = mean.var(0) + log_variance.exp().mean(0)
+    torch.testing.assert_close(spread, torch.ones(4), atol=1e-4, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,7 +245,7 @@ def test_killed_again_and_again_and_resumed(blob, tmp_path):
         "from test_trajectories import Line, in_shards\n"
         "in_shards(Path(sys.argv[2]), Line(), starts=40, shard=2, resume=True)\n"
     )
-    here = str(__import__("pathlib").Path(__file__).parent)
+    here = str(Path(__file__).parent)
     ended = None
     for attempt in range(20):
         run = subprocess.Popen([sys.executable, "-c", script, here, str(tmp_path / "run")])

@@ -72,8 +72,11 @@ def command(
     options.refuse_json_on_stdout(json_, target)
     from steer.files import load, save
     from steer.fitting import fit_direction
+    from steer.measures import finders
     from steer.trajectories import follow
 
+    if measure is not None:
+        finders.get(measure)  # says that there is none of that name before the work
     if trajectories:
         artefacts = [load(path, "trajectories") for path in trajectories]
         generator = options.open_generator(model, device, artefacts[0])

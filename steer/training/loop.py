@@ -22,6 +22,8 @@ from steer.images import write_png
 STATE = "training.pt"
 OPTIONS = "options.json"
 LOG = "stats.jsonl"
+#: Pictures of the data that an objective sees when it is exported.
+EXPORT_PICTURES = 2048
 #: Written last: a folder that has it holds a finished run.
 CARD = "README.md"
 
@@ -45,8 +47,8 @@ class Objective(Protocol):
         """Takes up what `state_dict` gave."""
         ...
 
-    def export(self, folder: Path, options: dict[str, Any]) -> None:
-        """Writes the generator as a folder that `--model` loads."""
+    def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
+        """Writes the generator as a folder that `--model` loads; `pictures` are of the data."""
         ...
 
 
@@ -88,7 +90,8 @@ def train(
             _log(folder, {"step": step + 1, "steps_per_second": round(rate, 2), **stats})
             write_png(folder / "preview.png", objective.preview(pictures[:10]))
             _checkpoint(objective, folder, step + 1)
-    objective.export(folder, options)
+    seen = dataset.pictures(batch_indices(dataset, 0, EXPORT_PICTURES, seed)).to(device)
+    objective.export(folder, options, seen)
     (folder / STATE).unlink(missing_ok=True)
     return folder
 

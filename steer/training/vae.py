@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,10 +99,9 @@ class BetaVAE:
         self.vae.load_state_dict(state["vae"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def export(self, folder: Path, options: dict[str, Any]) -> None:
-        """Writes `config.json`, `model.safetensors` and the card."""
-        import json
-
+    def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
+        """Standardises the codes, then writes `config.json`, `model.safetensors` and the card."""
+        self.vae.standardise(pictures)
         config = {**self.vae.config, "trained": options}
         card = CARD.format(options=json.dumps(options, indent=2, sort_keys=True))
         save_checkpoint(folder, config, self.vae.state_dict(), card)
