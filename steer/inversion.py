@@ -26,8 +26,9 @@ class Search:
     """How codes are searched for.
 
     `steps` is the length of the surviving start's search. `restarts` starts are tried per picture
-    and halved at fixed shares of the steps, so that a search costs about
-    `steps * (1 + restarts * 0.15)` evaluations a picture.
+    and halved after a twentieth of the steps (10 at least), again after three times that, and so
+    on, so that from 200 steps on a search costs at most `steps * (1 + restarts * 0.15)` evaluations
+    a picture.
 
     `start` is where from: `encoder` (where the generator has one), `prior` (`pool` codes are drawn
     from the prior and their pictures made: a linear regression of codes on pictures gives one
@@ -131,7 +132,7 @@ def invert(
 
 
 class Pool:
-    """Codes from the prior with their pictures, which starts are taken from; forward passes only."""
+    """Codes from the prior with their pictures, from which starts are taken."""
 
     def __init__(self, generator: Generator, search: Search):
         self.project = search.projection(generator)
