@@ -12,7 +12,7 @@ steer train-vae sprites -o "$out" --seed 0 --resume \
 
 mkdir -p "$out/directions"
 for transform in translate-x translate-y zoom rotate brightness hue; do
-    steer fit-direction --model "$out" --transform "$transform" --starts 256 --samples 512 \
+    steer fit-direction --model "$out" --transform "$transform" --starts 128 --samples 512 \
         -o "$out/directions/$transform.safetensors"
 done
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steer.batches import in_batches
 from steer.directions import Direction
+from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.images import quantise
 from steer.measures import Measure
@@ -59,7 +60,9 @@ class Plant:
         return self.measure(quantise(self.generator(codes)).cpu())
 
     def tolerances(self, given: float | None = None) -> Tensor:
-        """What counts as exact [k], in each property's unit."""
+        """What counts as exact [k], in each property's unit; InputError where `given` is none."""
+        if given is not None and not 0 < given < math.inf:
+            raise InputError(f"expected a tolerance above 0, got {given:g}.")
         own = [p.tolerance for p in self.measure.properties]
         return torch.tensor(own if given is None else [given] * len(own), dtype=torch.float64)
 

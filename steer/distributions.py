@@ -100,6 +100,7 @@ def _part(name: str, numbers: str, text: str) -> Any:
     values = [float(field) for field in fields]
     with np.errstate(all="ignore"):
         part = make(*values) if name == "normal" or values[0] < values[-1] else None
-    if part is None or not np.isfinite(part.ppf(0.5)):
+        exists = part is not None and np.isfinite(part.ppf(0.5))
+    if not exists:
         raise InputError(f"{name}({numbers}) is no distribution: expected {signature} in order.")
     return part

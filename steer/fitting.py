@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def fit_direction(
     of `steer.directions.fit`; `source` is what the direction records of where trajectories came
     from. Raises InputError for a transform that is not known, and where too few starts are left.
     """
-    how = transform if isinstance(transform, Follow) else Follow(transform)
+    how = transform
+    if not isinstance(how, Follow):
+        how = Follow(how)
+        how = replace(how, search=replace(how.search, seed=seed))
     if trajectories is None:
         trajectories = follow(generator, how, starts, batch=batch)
         source = {**how.facts, "starts": starts}

@@ -93,7 +93,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     ['a.jpg', 'b.png']
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        path = Path(given)
+        if not str(given):  # Path("") would be the current folder
+            raise InputError("expected pictures or folders of them, got an empty name.")
         if path.is_dir():
             found += _pictures_under(path)
         elif path.exists():
@@ -213,13 +216,13 @@ def fit(picture: Tensor, channels: int, height: int, width: int, how: str = "cro
     >>> fit(torch.rand(3, 30, 40), 1, 64, 64).shape
     torch.Size([1, 64, 64])
     """
-    if how not in _FITS:
-        raise unknown("fit", how, _FITS)
+    if how not in FITS:
+        raise unknown("fit", how, FITS)
     if channels not in (1, 3):
         raise InputError(f"expected a picture of 1 or 3 channels to fit to, got {channels}.")
     if channels == 1:
         picture = luminance(picture[None])
-    return _FITS[how](picture, height, width).expand(channels, -1, -1).contiguous()
+    return FITS[how](picture, height, width).expand(channels, -1, -1).contiguous()
 
 
 def luminance(pictures: Tensor) -> Tensor:
@@ -260,7 +263,7 @@ def _resize(picture: Tensor, height: int, width: int) -> Tensor:
     return resized[0].clamp(0, 1)
 
 
-_FITS = {"crop": _crop, "letterbox": _letterbox}
+FITS = {"crop": _crop, "letterbox": _letterbox}
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -57,8 +58,10 @@ class Search:
         if self.start not in ("auto", "encoder", "prior"):
             raise InputError(f"expected start auto, encoder or prior, got {self.start!r}.")
         for name in ("rate", "final_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"expected {name} above 0, got {getattr(self, name)}.")
+        if not self.tolerance >= 0:
+            raise InputError(f"expected tolerance of 0 or more, got {self.tolerance}.")
 
     @property
     def solver(self) -> Solver:

@@ -90,8 +90,10 @@ class BlurredMSE:
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise InputError(f"blurred-mse expects a sigma above 0 pixels; got {self.sigma:g}.")
+        if not 0 < self.sigma <= 1000:
+            raise InputError(
+                f"blurred-mse expects a sigma above 0 and at most 1000 pixels; got {self.sigma:g}."
+            )
 
     def __call__(self, pictures: Tensor, targets: Tensor, defined: Tensor | None = None) -> Tensor:
         x = difference(pictures, targets, defined)

@@ -14,9 +14,10 @@ from torch import Tensor
 from steer.errors import InputError
 from steer.files import Artefact, DamagedError, how_made, load, read_stdin, read_whole, save
 from steer.generators import Generator, require_same
-from steer.images import fit, read_image, side_by_side
+from steer.images import FITS, fit, read_image, side_by_side
 from steer.inversion import Inversion, Pool, Search, invert
 from steer.optimise import Status
+from steer.registry import unknown
 
 
 @dataclass
@@ -72,6 +73,8 @@ def invert_photos(
     Raises InputError where no photo can be read, or where what is to be resumed was made with other
     options or weights.
     """
+    if align not in FITS:
+        raise unknown("fit", align, FITS)
     made = _options(generator, search, align)
     rows = _rows_done(generator, out, made) if resume and out else {}
     known, reused = set(rows), 0

@@ -203,4 +203,6 @@ def write_film(shown: list[Frame], path: Path, fps: float) -> None:
 
 def is_folder(out: str) -> bool:
     """Whether -o names a folder: it ends in a slash, is one, or has no suffix."""
-    return out.endswith(("/", "\\")) or Path(out).is_dir() or not re.search(r"\.\w+$", out)
+    return bool(out) and (
+        out.endswith(("/", "\\")) or Path(out).is_dir() or not re.search(r"\.\w+$", out)
+    )

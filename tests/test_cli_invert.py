@@ -161,6 +161,10 @@ def test_missing_and_empty_places(invert: Steer, tmp_path: Path) -> None:
         (["--loss", "blured-mse"], ["blured-mse", "did you mean blurred-mse"]),
         (["--loss", "mse:-1"], ["weight above 0"]),
         (["--sigma", "-1"], ["sigma above 0"]),
+        (["--sigma", "1e300"], ["sigma above 0", "1e+300"]),
+        (["--tolerance", "nan"], ["tolerance of 0 or more", "nan"]),
+        (["--preview", "p.safetensors"], ["p.safetensors", ".png"]),
+        ([""], ["empty name"]),
         (["-o", "no/z.safetensors"], ["no/z.safetensors", "the folder no does not exist"]),
         (["-o", "."], ["expected a file, it is a folder"]),
         (["--preview", "no/p.png"], ["the folder no does not exist"]),
@@ -169,6 +173,16 @@ def test_missing_and_empty_places(invert: Steer, tmp_path: Path) -> None:
 )
 def test_mistakes(invert: Steer, tmp_path: Path, arguments: list, words: list[str]) -> None:
     refused(invert(photo(tmp_path / "a.png"), *arguments), *words)
+
+
+def test_no_output_replaces_a_picture_or_the_other_output(invert: Steer, tmp_path: Path) -> None:
+    picture = photo(tmp_path / "a.png")
+    before = picture.read_bytes()
+    refused(invert(picture, "-o", picture), "a.png", "nothing else here has")
+    refused(invert(picture, "--preview", picture), "a.png", "nothing else here has")
+    both = tmp_path / "b.png"
+    refused(invert(picture, "-o", both, "--preview", both), "b.png", "nothing else here has")
+    assert picture.read_bytes() == before and not both.exists()
 
 
 def test_a_place_that_cannot_be_written_fails_before_the_work(

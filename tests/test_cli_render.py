@@ -149,6 +149,9 @@ def test_unreachable_values_are_counted_on_stderr(
         (["-o", "no/grid.png"], ["the folder no does not exist"]),
         (["-o", "/dev/null/folder"], ["/dev/null/folder"]),
         (["--latents", "again.safetensors"], ["latents once"]),
+        (["--tolerance", "0", "--set", "translate-x=0"], ["a tolerance above 0", "0"]),
+        (["--tolerance", "inf", "--set", "translate-x=0"], ["a tolerance above 0", "inf"]),
+        (["-o", ""], ["cannot write"]),
         (["-n", "0"], ["'-n'"]),
         (["--fps", "0"], ["'--fps'"]),
     ],
@@ -157,6 +160,20 @@ def test_mistakes(
     steer: Steer, latents: Path, knob: Path, arguments: list[str], words: list[str]
 ) -> None:
     refused(steer("render", latents, "-d", knob, *arguments), *words)
+
+
+def test_a_folder_that_is_there_is_written_into(steer: Steer, knob: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "deeper" / "down"
+    for out in (tmp_path, f"{deep}/", f"{deep}/"):
+        ended = steer(
+            "render", "-m", "blob", "-n", 1, "-d", knob, "--set", "translate-x=0", "-o", out
+        )
+        assert ended.status == 0, ended.err
+        assert (Path(out) / "manifest.json").exists()
+
+
+def test_latents_of_an_empty_name_are_not_drawn_anew(steer: Steer, tmp_path: Path) -> None:
+    refused(steer("render", "", "-m", "blob", "-o", tmp_path / "a.png"), "cannot read")
 
 
 def test_mistakes_with_directions(

@@ -114,6 +114,7 @@ def test_shapes_are_kept():
         ("__import__('os')", "expected a distribution such as"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_syntax_is_named(text, said):
     with pytest.raises(InputError, match=said) as caught:
         parse_distribution(text)

@@ -155,7 +155,8 @@ def test_wrong_shapes(shape):
     "wrong",
     [
         {"steps": 0}, {"restarts": 0}, {"pool": 0}, {"rate": 0.0}, {"final_rate": -1.0},
-        {"rate": math.nan}, {"constraint": "sphere"}, {"start": "middle"},
+        {"rate": math.nan}, {"final_rate": math.inf}, {"tolerance": math.nan}, {"tolerance": -1.0},
+        {"constraint": "sphere"}, {"start": "middle"},
     ],
 )  # fmt: skip
 def test_wrong_options(wrong):

@@ -363,9 +363,9 @@ def test_text_that_names_none(text: str, message: str) -> None:
         parse_loss(text, height=64)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, 1e300])
 def test_sigma_is_a_length(sigma: float) -> None:
-    with pytest.raises(InputError, match="expects a sigma above 0 pixels; got"):
+    with pytest.raises(InputError, match="expects a sigma above 0 and at most 1000 pixels; got"):
         parse_loss("blurred-mse", 64, sigma=sigma)
 
 

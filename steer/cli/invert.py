@@ -78,6 +78,7 @@ def command(
     )
     piped = [Path(text) for text in pictures if text == "-"]
     paths = piped + find_images(text for text in pictures if text != "-")
+    _refuse_one_file_for_two(paths, target, preview)
     generator = options.open_generator(model, device)
     partial = None if target == "-" else partial_path(Path(target))
     with options.progress("inverting", len(paths), quiet, partial) as bar:
@@ -96,3 +97,14 @@ def command(
         options.print_json({"latents": target, **done.summary()})
     if done.failed:
         raise typer.Exit(3)
+
+
+def _refuse_one_file_for_two(paths: list[Path], target: str, preview: Path | None) -> None:
+    """InputError where an output would replace a picture, or the other output."""
+    taken = {path.resolve() for path in paths if str(path) != "-"}
+    for out in (Path(target) if target != "-" else None, preview):
+        if out is None:
+            continue
+        if out.resolve() in taken:
+            raise InputError(f"cannot write {out}: expected a name that nothing else here has.")
+        taken.add(out.resolve())

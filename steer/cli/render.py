@@ -73,7 +73,7 @@ def command(
 
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
-    target = options.save_or_pipe(out, "render.png")
+    target = out if out is not None else options.save_or_pipe(None, "render.png")
     options.refuse_json_on_stdout(json_, target)
     from steer.files import how_made
     from steer.rendering import draw, frames, is_folder, manifest, traversal, write_folder
@@ -116,8 +116,8 @@ def _latents(source: str | None, latents: str | None) -> Artefact | None:
         raise InputError(f"expected latents once, got {source} and --latents {latents}.")
     from steer.files import load
 
-    text = source or latents
-    return load(text, "latents") if text else None
+    text = latents if source is None else source
+    return None if text is None else load(text, "latents")
 
 
 def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> list[Setting]:
