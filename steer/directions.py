@@ -142,14 +142,17 @@ class Pairs:
 
     @classmethod
     def of(cls, trajectories: Trajectories) -> Pairs:
-        """Every code of every trajectory with its start."""
+        """Every code of every trajectory with its start; equal codes are one start."""
         s, p, d = trajectories.z.shape
+        _, first, which = np.unique(
+            trajectories.z_0.numpy(), axis=0, return_index=True, return_inverse=True
+        )
         return cls(
             z_0=trajectories.z_0[:, None].expand(s, p, d).reshape(-1, d).double().numpy(),
             z=trajectories.z.reshape(-1, d).double().numpy(),
             shift=trajectories.shift.reshape(-1).double().numpy(),
             error=trajectories.error.reshape(-1).double().numpy(),
-            start=np.arange(s).repeat(p),
+            start=first[which.reshape(-1)].repeat(p),
         )
 
     def __getitem__(self, chosen: Any) -> Pairs:
@@ -182,6 +185,8 @@ def fit(
 
     Raises InputError where too few starts are left, or no code moves.
     """
+    if not 0 <= smoothness < np.inf:
+        raise InputError(f"expected a smoothness of 0 or more, got {smoothness:g}.")
     kept = pairs.pruned(worst, threshold)
     starts = np.unique(kept.start)
     if len(starts) < 4:

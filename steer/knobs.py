@@ -22,6 +22,8 @@ from steer.measures import properties
 __all__ = ["Controlled", "Setting", "Status", "control", "place"]
 
 Array = NDArray[np.float64]
+#: No code is placed further out than this: a generator gives no numbers there.
+FARTHEST = 1e6
 
 
 class Status(IntEnum):
@@ -193,11 +195,22 @@ class _Knob:
     def coordinate(self, z: Tensor) -> Array:
         """Coordinates [n] at which g puts what is asked: open loop, and equation 10."""
         direction, value = self.direction, self.setting.value
-        if self.setting.mode == "shift":
-            assert not isinstance(value, Mixture)
-            return direction.g_inverse(direction.g(direction.coordinate(z)) + self._amount(value))
-        wanted = self.drawn(z, value) if isinstance(value, Mixture) else np.full(len(z), value)
-        return direction.g_inverse(self._from_middle(wanted))
+        with np.errstate(over="ignore"):
+            if self.setting.mode == "shift":
+                assert not isinstance(value, Mixture)
+                t = direction.g(direction.coordinate(z)) + self._amount(value)
+            else:
+                wanted = (
+                    self.drawn(z, value) if isinstance(value, Mixture) else np.full(len(z), value)
+                )
+                t = self._from_middle(wanted)
+            coordinate = direction.g_inverse(t)
+        if not (np.abs(coordinate) <= FARTHEST).all():
+            raise InputError(
+                f"expected values of {self.setting.name} that its direction can go to, what was "
+                f"asked lies over {FARTHEST:g} standard deviations of the prior away."
+            )
+        return coordinate
 
     def _from_middle(self, wanted: Array) -> Array:
         """Values [n] less c, in the direction's unit; the short way round where it is periodic."""

@@ -42,6 +42,7 @@ def test_the_table_is_for_people(steer: Steer, knob: Path) -> None:
         (["--measure", "inensity"], ["did you mean intensity"]),
         (["-o", "/dev/null/report"], ["/dev/null/report"]),
         (["--batch", "0"], ["'--batch'"]),
+        (["-o", "-"], ["a folder for -o", "a pipe"]),
     ],
 )
 def test_mistakes(steer: Steer, knob: Path, arguments: list[str], words: list[str]) -> None:

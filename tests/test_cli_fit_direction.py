@@ -11,6 +11,8 @@ from commands import Steer, latents_of, refused
 
 from steer.directions import Direction
 from steer.files import load
+from steer.fitting import fit_direction
+from steer.generators import load as load_generator
 
 QUICK = ("--points", 2, "--steps", 15, "--samples", 32)
 
@@ -91,3 +93,11 @@ def test_trajectories_of_two_transforms_do_not_mix(
         "one transform and generator",
         str(zoom),
     )
+
+
+def test_the_library_follows_the_same_starts_of_a_seed(steer: Steer, tmp_path: Path) -> None:
+    out = tmp_path / "d.safetensors"
+    few = ("--starts", 8, "--samples", 8, "--seed", 3)
+    assert steer("fit-direction", "-m", "blob", "-t", "translate-x", *few, "-o", out).status == 0
+    known = fit_direction(load_generator("blob", "cpu"), "translate-x", starts=8, samples=8, seed=3)
+    assert load(out).tensors["u"].numpy() == pytest.approx(known.u, abs=1e-6)

@@ -57,3 +57,7 @@ def test_mistakes(steer: Steer, arguments: list, words: list[str]) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_a_device_that_is_not_here(steer: Steer, tiny: Path) -> None:
     refused(steer("sample", "--model", tiny, "--device", "cuda"), "here (auto, cpu", "'cuda'")
+
+
+def test_an_empty_name_is_no_generator(steer: Steer, tmp_path: Path) -> None:
+    refused(steer("sample", "-m", "", "-o", tmp_path / "z.safetensors"), "generator ''")

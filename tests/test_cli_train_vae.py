@@ -118,6 +118,11 @@ def test_mistakes(
     assert not (tmp_path / "vae").exists()
 
 
+def test_no_pipe_and_no_endless_seed(steer: Steer, album: Path, tmp_path: Path) -> None:
+    refused(steer("train-vae", album, *RUN, "-o", "-"), "a folder for -o", "a pipe")
+    refused(steer("train-vae", album, *RUN, "-o", tmp_path / "v", "--seed", 2**70), "'--seed'")
+
+
 def test_data_that_is_none(steer: Steer, album: Path, tmp_path: Path) -> None:
     place = ("-o", tmp_path / "vae", *RUN)
     refused(steer("train-vae", "sprits", *place), "sprits", "sprites")

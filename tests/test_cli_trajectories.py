@@ -116,6 +116,7 @@ def test_an_interrupt_names_the_partial_result(
         (["--loss", "nothing"], ["nothing"]),
         (["-o", "no/t.safetensors"], ["the folder no does not exist"]),
         (["-o", "/dev/null/run"], ["/dev/null/run"]),
+        (["-o", ""], ["cannot write"]),
     ],
 )
 def test_mistakes(follow: Steer, tmp_path: Path, arguments: list, words: list[str]) -> None:

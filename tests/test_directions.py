@@ -159,6 +159,20 @@ def test_ten_thousand_pairs_of_128_numbers():
     assert time.process_time() - began < 10  # a second alone on a machine; the benchmark says so
 
 
+def test_a_start_that_comes_twice_is_one_start():
+    """Else a held-out start could be fitted on under another number."""
+    z_0 = torch.tensor([[1.0, 2.0], [0.0, 5.0], [1.0, 2.0]])
+    columns = (z_0[:, None].repeat(1, 2, 1), *(torch.ones(3, 2) for _ in range(2)), torch.ones(3))
+    assert Pairs.of(Trajectories(z_0, *columns)).start.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("smoothness", [-1.0, math.nan, math.inf])
+def test_smoothness_is_a_number(smoothness):
+    nothing = Pairs(*(np.zeros((8, 2)) for _ in range(2)), *(np.zeros(8) for _ in range(3)))
+    with pytest.raises(InputError, match="expected a smoothness of 0 or more"):
+        fit("translate-x", "width", nothing, smoothness=smoothness)
+
+
 def test_pairs_of_trajectories():
     noise = torch.Generator().manual_seed(0)
     trajectories = Trajectories(

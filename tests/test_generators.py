@@ -337,7 +337,7 @@ def test_a_path_that_is_not_there(name):
 
 def test_devices():
     assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("tpu", "", "cdua:0"):
+    for name in ("tpu", "", "cdua:0", "cpu:one", "cpu:9", "cpu:"):
         with pytest.raises(InputError, match=r"a device that is here \(auto, .*cpu"):
             pick_device(name)
 

@@ -213,6 +213,11 @@ def test_every_picture_comes_once_an_epoch(size, batch, seed):
         assert sorted(epoch.tolist()) == list(range(size))
 
 
+def test_the_largest_seed_of_the_command_line():
+    drawn = batch_indices(Finite(None), 3, 4, 2**32 - 1)
+    assert (drawn >= 0).all() and drawn.diff().tolist() == [1, 1, 1]
+
+
 def test_epochs_are_shuffled_and_seeded():
     drawn = [batch_indices(Finite(50), step, 50, 0).tolist() for step in range(2)]
     assert drawn[0] != drawn[1] and drawn[0] != list(range(50))
@@ -326,7 +331,7 @@ def test_an_unknown_likelihood():
 
 
 @pytest.mark.parametrize("broadcast", [0, 8])
-def test_standardised_codes_have_the_priors_moments_and_draw_the_same(broadcast):
+def test_standardised_codes_have_the_priors_range_and_draw_the_same(broadcast):
     torch.manual_seed(0)
     vae = VAE(PictureShape(3, 32, 32), latent=4, widths=(8, 8), dense=(16,), broadcast=broadcast)
     with torch.no_grad():
@@ -337,5 +342,6 @@ def test_standardised_codes_have_the_priors_moments_and_draw_the_same(broadcast)
     mean, log_variance = vae.posterior(pictures)
     torch.testing.assert_close(vae(mean), before, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mean.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
-    spread = mean.var(0) + log_variance.exp().mean(0)
-    torch.testing.assert_close(spread, torch.ones(4), atol=1e-4, rtol=0)
+    codes = mean + torch.randn(50, 300, 4) * (log_variance / 2).exp()
+    within = (codes.abs() < 2.5758).float().mean(dim=(0, 1))
+    torch.testing.assert_close(within, torch.full((4,), 0.99), atol=0.01, rtol=0)

@@ -40,6 +40,8 @@ def command(
     from steer.evaluation import evaluate
     from steer.files import how_made, make_folder, save_json
 
+    if out is not None and str(out) == "-":
+        raise InputError("expected a folder for -o, got - for a pipe.")
     generator = options.open_generator(model, device)
     names = direction or sorted(generator.directions)
     if not names:

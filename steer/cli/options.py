@@ -37,7 +37,7 @@ OptionalModel = Annotated[
         "--model", "-m", help="Generator; by default the one that the input was made with."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same result.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
@@ -66,7 +66,9 @@ def open_generator(model: str | None, device: str, artefact: Artefact | None = N
     from steer.generators import load, require_same
 
     made_with = artefact.made.get("generator", {}) if artefact else {}
-    generator = load(model or made_with.get("model") or "sprites", device)
+    if model is None:
+        model = made_with.get("model", "sprites")
+    generator = load(model, device)
     if artefact is not None:
         require_same(made_with, generator, artefact.kind)
     return generator

@@ -57,6 +57,8 @@ def command(
     from steer.training.loop import train
     from steer.training.vae import BetaVAE
 
+    if str(out) == "-":
+        raise InputError("expected a folder for -o, got - for a pipe.")
     widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
     dataset = open_dataset(data, size, channels)
     chosen: dict[str, Any] = {

@@ -94,7 +94,7 @@ def command(
 
 def _target(out: str | None) -> str:
     """A file, a folder or a pipe; InputError where several processes would write one file."""
-    named = out is None or out == "-" or out.endswith(".safetensors")
+    named = not out or out == "-" or out.endswith(".safetensors")
     if named and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError(f"expected a folder for -o with several processes, got {out}.")
     if named:

@@ -124,7 +124,10 @@ def pick_device(device: str = "auto") -> torch.device:
     }
     if device == "auto":
         return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(device.split(":")[0], False):
+    kind, colon, index = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    numbered = not colon or (index.isdecimal() and int(index) < count)
+    if not (available.get(kind, False) and numbered):
         there = ", ".join(name for name, here in available.items() if here)
         raise InputError(f"expected a device that is here (auto, {there}), got {device!r}.")
     return torch.device(device)

@@ -17,6 +17,10 @@ from steer.hub import Checkpoint, match_state
 LARGEST = 1 << 16
 
 
+#: 99 % of a standard normal variable lie within this of 0.
+NORMAL_99 = 2.5758
+
+
 class VAE(Generator):
     """Convolutional VAE (table 4.2 of the thesis; the same shape as `disvae`'s).
 
@@ -94,25 +98,29 @@ class VAE(Generator):
 
     @torch.no_grad()
     def standardise(self, pictures: Tensor, batch: int = 256) -> None:
-        """Folds the mean and deviation of each code into the weights, so that codes of pictures
-        [B, C, H, W] have the prior's: reconstructions stay, samples come from where codes are.
+        """Folds the mean and range of each latent into the weights, so that codes of pictures
+        [B, C, H, W] have the prior's mean and 99 % range: reconstructions stay, samples come from
+        where codes are.
 
-        A latent that a VAE keeps far from N(0, 1) makes samples that show nothing (a third of them,
-        seen with sprites). The diagonal case of fitting the density of codes after training (Ghosh
-        et al. 2020).
+        A latent that training keeps far from N(0, 1) makes samples that show nothing (a third of
+        them, seen with sprites), and a flat factor's latent, matched by its deviation, samples past
+        its ends. The diagonal case of fitting the density of codes after training (Ghosh et al.
+        2020).
         """
         halves = [torch.stack(self.posterior(part)) for part in pictures.split(batch)]
         means, log_variances = torch.cat(halves, dim=1)
         shift = means.mean(0)
-        scale = (means.var(0) + log_variances.exp().mean(0)).sqrt()
+        noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(0))
+        codes = means + noise.to(means.device) * (log_variances / 2).exp()
+        scale = (codes - shift).abs().quantile(0.99, dim=0) / NORMAL_99
         weight, bias = list(self.encoder.parameters())[-2:]
         weight[: len(shift)] /= scale[:, None]
         bias[: len(shift)] = (bias[: len(shift)] - shift) / scale
         bias[len(shift) :] -= 2 * scale.log()
         weight, bias = list(self.decoder.parameters())[:2]
-        codes = weight[:, : len(shift)]
-        bias.add_(codes.flatten(1) @ shift)
-        codes *= scale.reshape(-1, *[1] * (codes.dim() - 2))
+        of_codes = weight[:, : len(shift)]
+        bias.add_(of_codes.flatten(1) @ shift)
+        of_codes *= scale.reshape(-1, *[1] * (of_codes.dim() - 2))
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:

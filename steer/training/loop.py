@@ -100,7 +100,7 @@ def batch_indices(dataset: Dataset, step: int, batch: int, seed: int) -> Tensor:
     """Indices [batch] of a step: fresh ones of an infinite set, shuffled epochs of a finite one."""
     places = torch.arange(step * batch, (step + 1) * batch)
     if dataset.size is None:
-        return places + (seed << 40)
+        return places + (seed % 2**23 << 40)  # 63 bits hold no more
     epochs = places // dataset.size
     indices = torch.empty_like(places)
     for epoch in epochs.unique().tolist():
