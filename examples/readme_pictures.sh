@@ -2,7 +2,7 @@
 # Remakes every picture of the README: examples/readme_pictures.sh [FOLDER] [STARTS]
 set -euo pipefail
 out=${1:-docs}
-starts=${2:-64}
+starts=${2:-32}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"

@@ -1,6 +1,10 @@
 """Shared fixtures."""
 
+import os
 from pathlib import Path
+
+# before torch is imported: small batches run slower on two threads than on one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from commands import _blob, knob, knob_y, other, steer, tiny  # noqa: F401 (fixtures)

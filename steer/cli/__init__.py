@@ -74,6 +74,9 @@ def main() -> NoReturn:
     0 done; 1 the environment failed; 2 the user's mistake; 3 some inputs could not be used and the
     others were done; 130 or 143 interrupted. `--debug` anywhere shows the traceback.
     """
+    # a thread for each second processor: with one for each, small batches wait for each other
+    # (2 processors: 92 s against 33 s for the same fit-direction)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     arguments = [a for a in sys.argv[1:] if a != "--debug"] or ["--help"]
     options.interruptible()
     try:
