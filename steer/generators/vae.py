@@ -15,8 +15,6 @@ from steer.hub import Checkpoint, match_state
 
 #: No size that a config.json claims is larger.
 LARGEST = 1 << 16
-
-
 #: 99 % of a standard normal variable lie within this of 0.
 NORMAL_99 = 2.5758
 
