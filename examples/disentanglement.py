@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import steer
-from steer.files import make_folder, save_json, write_atomically
+from steer.disk import make_folder, save_json, write_atomically
 from steer.plots import png
 
 HEAD = ("model", "transform", "R² held out", "R² unpruned", "open loop RMS", "closed loop RMS",

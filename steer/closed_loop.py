@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,12 +59,28 @@ class Plant:
         codes = z[part.start : part.stop].to(self.generator.device)
         return self.measure(quantise(self.generator(codes)).cpu())
 
-    def tolerances(self, given: float | None = None) -> Tensor:
-        """What counts as exact [k], in each property's unit; InputError where `given` is none."""
-        if given is not None and not 0 < given < math.inf:
-            raise InputError(f"expected a tolerance above 0, got {given:g}.")
-        own = [p.tolerance for p in self.measure.properties]
-        return torch.tensor(own if given is None else [given] * len(own), dtype=torch.float64)
+    def tolerances(self, given: float | Mapping[str, float] | None = None) -> Tensor:
+        """What counts as exact [k]: `given` for all, or by name; else each property's own.
+
+        Raises InputError for one number for several units, a name that is not measured here, and
+        anything that is not above 0.
+        """
+        own = {p.name: p.tolerance for p in self.measure.properties}
+        if given is not None and not isinstance(given, Mapping):
+            units = {p.unit for p in self.measure.properties}
+            if len(units) > 1:
+                raise InputError(
+                    f"expected a tolerance for each of {', '.join(own)}, as their units differ, "
+                    f"got {given:g} for all."
+                )
+            given = dict.fromkeys(own, given)
+        for name, value in (given or {}).items():
+            if name not in own:
+                raise InputError(f"expected a tolerance of {', '.join(own)}, got one of {name}.")
+            if not 0 < value < math.inf:
+                raise InputError(f"expected a tolerance above 0 for {name}, got {value:g}.")
+        own |= given or {}
+        return torch.tensor([own[name] for name in self.measure.names], dtype=torch.float64)
 
     def error(self, measured: Tensor, wanted: Tensor) -> Tensor:
         """Measured minus wanted [n, k], wrapped where a property is periodic."""

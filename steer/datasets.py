@@ -6,7 +6,7 @@ import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer.disk import disk_error
 from steer.errors import InputError
 from steer.images import SUFFIXES, find_images, fit, is_picture, read_image
 from steer.registry import Registry
@@ -35,35 +36,64 @@ class Dataset(Protocol):
 datasets: Registry[type[Dataset]] = Registry("data set", "steer.datasets")
 
 
-def open_dataset(source: str, size: int = 64, channels: int = 3) -> Dataset:
-    """A procedural set by name, or a folder or zip of pictures fitted to `channels` and `size`."""
+def open_dataset(
+    source: str,
+    size: int = 64,
+    channels: int = 3,
+    leave_out: Callable[[InputError], None] | None = None,
+) -> Dataset:
+    """A procedural set by name, or a folder or zip of pictures fitted to `channels` and `size`.
+
+    A picture that cannot be read raises InputError, or is left out and `leave_out` told why.
+    """
     if source in datasets:
         return datasets.get(source)()
     path = Path(source)
     if path.is_dir():
-        return _Pictures({str(file): file for file in find_images([path])}, size, channels)
+        files = {str(file): file for file in find_images([path])}
+        return _Pictures(_read(files, size, channels, leave_out))
     if path.suffix.lower() == ".zip" and path.is_file():
-        return _Pictures(_zipped(path), size, channels)
+        return _Pictures(_read(_zipped(path), size, channels, leave_out))
     raise InputError(
         f"expected a folder or zip of pictures or one of {', '.join(datasets.names())}, "
         f"got {source!r}."
     )
 
 
-class _Pictures:
-    """Pictures of files, read once and kept as bytes; named by what they hold, not where."""
+def _read(
+    sources: Mapping[str, Path | bytes],
+    size: int,
+    channels: int,
+    leave_out: Callable[[InputError], None] | None,
+) -> Tensor:
+    """Bytes [N, C, H, W] of the pictures that can be read."""
+    pictures, reasons = [], []
+    for name, source in sources.items():
+        try:
+            picture = read_image(source, name)
+        except InputError as error:
+            if leave_out is None:
+                raise
+            reasons.append(error)
+            leave_out(error)
+        else:
+            fitted = fit(picture, channels, size, size)
+            pictures.append((fitted * 255).round().to(torch.uint8))
+    if not pictures:
+        raise InputError(f"expected a picture, none of {len(sources)} could be read: {reasons[0]}")
+    return torch.stack(pictures)
 
-    def __init__(self, sources: Mapping[str, Path | bytes], size: int, channels: int):
-        self.shape = (channels, size, size)
-        self.size: int | None = len(sources)
-        self._bytes = torch.stack(
-            [
-                (fit(read_image(source, name), channels, size, size) * 255).round().to(torch.uint8)
-                for name, source in sources.items()
-            ]
-        )
-        digest = hashlib.sha256(self._bytes.numpy().tobytes()).hexdigest()
-        self.name = f"{len(sources)} pictures ({digest[:12]})"
+
+class _Pictures:
+    """Pictures read once and kept as bytes [N, C, H, W]; named by what they hold, not where."""
+
+    def __init__(self, pictures: Tensor):
+        count, channels, height, width = pictures.shape
+        self.shape = (channels, height, width)
+        self.size: int | None = count
+        self._bytes = pictures
+        digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+        self.name = f"{count} pictures ({digest[:12]})"
 
     def pictures(self, indices: Tensor) -> Tensor:
         return self._bytes[indices % len(self._bytes)].float() / 255
@@ -79,6 +109,8 @@ def _zipped(path: Path) -> dict[str, bytes]:
         raise InputError(
             f"{path}: expected a zip of pictures, got a damaged or locked one."
         ) from error
+    except OSError as error:  # EINVAL where a damaged zip points before its own beginning
+        raise disk_error("read", path, error) from error
     if not pictures:
         raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}) in it, found none.")
     return pictures

@@ -23,6 +23,14 @@ from steer.trajectories import Trajectories
 KNOTS = np.linspace(-5, 5, 101)
 #: Slopes of g stay above this share of the slope of a straight-line fit.
 LEAST_SLOPE = 0.02
+#: Strengths to choose from of the pull of u to the mean displacement, as shares of the mean
+#: eigenvalue, and the folds of the starts that the choice is made on.
+PULLS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+FOLDS = 4
+#: Errors this share apart count as equal: a pull that is not needed bends u.
+INDIFFERENT = 0.1
+#: Fewer starts are not fitted: a quarter of them is held out.
+LEAST_STARTS = 4
 Array = NDArray[np.float64]
 #: Slopes of the pieces to values at the knots, 0 at the first.
 _SUM = np.tril(np.ones((len(KNOTS), len(KNOTS) - 1)), -1) * (KNOTS[1] - KNOTS[0])
@@ -36,7 +44,7 @@ class Direction:
     the knots g goes on straight. `span` holds the coordinates that the fit has seen (its 1 % and
     99 % quantiles). `quality` holds the held-out figures. `constant` is c, the mean measured value
     at coordinate 0, and `response` the measured mean and standard deviation at each of `alphas`
-    (equal to None until `steer.evaluation.calibrate` has filled them).
+    (equal to None until `steer.calibration.calibrate` has filled them).
 
     >>> straight = Direction("translate-x", "width", np.array([0.6, 0.8]), np.full(100, 0.25))
     >>> straight.g(np.array([-6.0, 0.0, 2.0])).tolist()
@@ -120,6 +128,8 @@ class Direction:
         arrays: dict[str, Any] = {name: t.numpy() for name, t in artefact.tensors.items()}
         made = {k: v for k, v in artefact.made.items() if k not in ("generator", "direction")}
         facts["span"] = tuple(facts["span"])
+        # JSON has no NaN
+        facts["quality"] = {k: np.nan if v is None else v for k, v in facts["quality"].items()}
         return cls(**facts, **arrays, generator=artefact.made["generator"], made=made)
 
 
@@ -162,9 +172,14 @@ class Pairs:
         return len(self.shift)
 
     def pruned(self, worst: float = 0.1, threshold: float | None = None) -> Pairs:
-        """Without the share `worst` of largest errors, or without errors above `threshold`."""
-        limit = np.quantile(self.error, 1 - worst) if threshold is None else threshold
-        return self[self.error <= limit]
+        """Without the share `worst` of largest errors, or without errors above `threshold`.
+
+        Codes whose error is not finite (their search diverged) are dropped in any case.
+        """
+        known = self[np.isfinite(self.error)]
+        if threshold is None and len(known):
+            threshold = float(np.quantile(known.error, 1 - worst))
+        return known[known.error <= (threshold or 0.0)]
 
 
 def fit(
@@ -183,15 +198,15 @@ def fit(
     The quality is measured on a share `held_out` of the starts by a fit on the others, after
     pruning and before it (`unpruned`); the direction returned is fitted on all of them.
 
-    Raises InputError where too few starts are left, or no code moves.
+    Raises InputError where too few starts are left, no code moves, or an option cannot be.
     """
-    if not 0 <= smoothness < np.inf:
-        raise InputError(f"expected a smoothness of 0 or more, got {smoothness:g}.")
+    check_fit(worst, threshold, smoothness, held_out)
     kept = pairs.pruned(worst, threshold)
     starts = np.unique(kept.start)
-    if len(starts) < 4:
+    if len(starts) < LEAST_STARTS:
         raise InputError(
-            f"expected at least 4 starts to fit {name}, got {len(starts)} after pruning."
+            f"expected at least {LEAST_STARTS} starts to fit {name}, got {len(starts)} after "
+            f"pruning, of {len(np.unique(pairs.start))}."
         )
     if np.array_equal(kept.z, kept.z_0):
         raise InputError(f"expected codes that move with {name}, all of them stay at their start.")
@@ -202,41 +217,67 @@ def fit(
         **first.score(kept[np.isin(kept.start, test)], "held_out"),
         **first.score(pairs[np.isin(pairs.start, test)], "unpruned"),
     }
-    final = _Model(kept, smoothness, first.u).solve()
+    final = _Model(kept, smoothness).solve()
     quality |= {**final.score(kept, "fit"), "pairs": float(len(kept)), "starts": float(len(starts))}
     seen = np.concatenate([kept.z_0 @ final.u, kept.z @ final.u])
     low, high = np.quantile(seen, [0.01, 0.99])
     return Direction(name, unit, final.u, final.slopes, (float(low), float(high)), quality)
 
 
+def check_fit(
+    worst: float = 0.1,
+    threshold: float | None = None,
+    smoothness: float = 1.0,
+    held_out: float = 0.25,
+) -> None:
+    """InputError for options of `fit` that cannot be, so that long work does not end with it.
+
+    >>> check_fit(worst=0.2, smoothness=0.0)
+    """
+    if not 0 <= worst < 1:
+        raise InputError(f"expected a share of 0 or more and under 1 to drop, got {worst:g}.")
+    if not 0 < held_out < 1:
+        raise InputError(f"expected a share above 0 and under 1 to hold out, got {held_out:g}.")
+    if threshold is not None and not threshold >= 0:
+        raise InputError(f"expected a threshold of 0 or more, got {threshold:g}.")
+    if not 0 <= smoothness < np.inf:
+        raise InputError(f"expected a smoothness of 0 or more, got {smoothness:g}.")
+
+
 class _Model:
     """Least squares in u and g: for a given u the best monotone g is a small non-negative least
-    squares problem (variable projection); u moves by Gauss-Newton with that g."""
+    squares problem (variable projection); u moves by Gauss-Newton with that g.
 
-    def __init__(self, pairs: Pairs, smoothness: float, u: Array | None = None):
-        self.pairs = pairs
+    With few starts in many dimensions u would explain the noise of the searches. It is pulled to
+    the mean displacement; cross-validation over starts, of ridge regressions of the shifts on the
+    displacements, chooses how strongly.
+    """
+
+    def __init__(self, pairs: Pairs, smoothness: float):
+        self.pairs, self.smoothness = pairs, smoothness
         difference = pairs.z - pairs.z_0
-        gram = difference.T @ difference
-        gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        linear = np.linalg.solve(gram, difference.T @ pairs.shift)
-        self.scale = float(np.linalg.norm(linear)) or 1.0
-        self.smoothness = smoothness
+        gram, right = difference.T @ difference, difference.T @ pairs.shift
+        self.scale = float(np.linalg.norm(_ridge(gram, right, PULLS[0]))) or 1.0
+        self.pull = _best_pull(pairs)
         # not the least-squares start, which amplifies latents that hardly move
-        self.u = _unit(difference.T @ pairs.shift) if u is None else u
+        self.u = self.middle = _unit(right)
         self.slopes = np.full(len(KNOTS) - 1, self.scale)
 
     def solve(self, rounds: int = 20) -> _Model:
         """Alternates until a round gains less than a thousandth."""
         self.slopes, loss = self._best_slopes(self.u)
         for _ in range(rounds):
-            step, before = self._gauss_newton_step(), loss
+            step, weight = self._gauss_newton_step()
+            before = loss + weight * np.sum((self.u - self.middle) ** 2)
+            least = before
             for share in (1.0, 0.5, 0.25, 0.1):
                 u = _unit(self.u + share * step)
                 slopes, trial = self._best_slopes(u)
-                if trial < loss:
+                least = trial + weight * np.sum((u - self.middle) ** 2)
+                if least < before:
                     self.u, self.slopes, loss = u, slopes, trial
                     break
-            if before - loss < 1e-3 * before:
+            if before - least < 1e-3 * before:
                 break
         return self
 
@@ -257,17 +298,18 @@ class _Model:
         loss = slopes @ gram @ slopes - 2 * right @ slopes + np.mean(pairs.shift**2)
         return slopes, float(loss)
 
-    def _gauss_newton_step(self) -> Array:
-        """Change of u that would remove the residual, g's slopes held."""
+    def _gauss_newton_step(self) -> tuple[Array, float]:
+        """Change of u that would remove the residual, g's slopes held, and the pull's weight."""
         pairs = self.pairs
         jacobian = (
             self._slope_at(pairs.z @ self.u)[:, None] * pairs.z
             - self._slope_at(pairs.z_0 @ self.u)[:, None] * pairs.z_0
         )
         residual = pairs.shift - self.predict(pairs)
-        gram = jacobian.T @ jacobian
-        gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        return cho_solve(cho_factor(gram), jacobian.T @ residual)
+        gram = jacobian.T @ jacobian / len(pairs)
+        weight = self.pull * np.trace(gram) / len(gram)
+        right = jacobian.T @ residual / len(pairs) - weight * (self.u - self.middle)
+        return _ridge(gram, right, self.pull + PULLS[0]), weight
 
     def _slope_at(self, coordinate: Array) -> Array:
         return self.slopes[_piece(coordinate)]
@@ -280,7 +322,8 @@ class _Model:
     def score(self, pairs: Pairs, prefix: str) -> dict[str, float]:
         """R^2 and root mean square error on pairs."""
         residual = pairs.shift - self.predict(pairs)
-        r2 = 1 - residual.var() / pairs.shift.var()
+        # one shift alone has no variance to explain
+        r2 = 1 - residual.var() / (pairs.shift.var() or np.nan)
         return {f"{prefix}_r2": float(r2), f"{prefix}_rmse": float(np.sqrt(np.mean(residual**2)))}
 
 
@@ -302,3 +345,26 @@ def _hats(coordinate: Array) -> csr_matrix:
 
 def _unit(vector: Array) -> Array:
     return vector / np.linalg.norm(vector)
+
+
+def _ridge(gram: Array, right: Array, strength: float) -> Array:
+    """Solution [d] of (gram + strength * its mean eigenvalue) x = right."""
+    ridge = strength * np.trace(gram) / len(gram) + np.finfo(float).tiny
+    return cho_solve(cho_factor(gram + ridge * np.eye(len(gram))), right)
+
+
+def _best_pull(pairs: Pairs) -> float:
+    """The weakest of PULLS whose ridge regression tells the shifts of left-out starts as well as
+    the best; the length of u is free, as it is for g."""
+    starts = np.unique(pairs.start)
+    fold = np.searchsorted(starts, pairs.start) % FOLDS
+    parts = [(d := (pairs.z - pairs.z_0)[fold == k], d.T @ d, d.T @ pairs.shift[fold == k])
+             for k in range(FOLDS)]  # fmt: skip
+    gram, right = sum(part[1] for part in parts), sum(part[2] for part in parts)
+    errors = np.zeros(len(PULLS))
+    for k, (difference, own_gram, own_right) in enumerate(parts):
+        for i, pull in enumerate(PULLS):
+            u = _ridge(gram - own_gram, right - own_right, pull)
+            length = u @ (right - own_right) / max(u @ (gram - own_gram) @ u, np.finfo(float).tiny)
+            errors[i] += np.sum((pairs.shift[fold == k] - length * (difference @ u)) ** 2)
+    return PULLS[int((errors <= (1 + INDIFFERENT) * errors.min()).argmax())]

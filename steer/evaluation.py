@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import circmean, circstd, ks_1samp, norm
+from scipy.stats import ks_1samp, norm
 from torch import Tensor
 
+from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at, response_of
 from steer.closed_loop import Plant, place
 from steer.directions import Direction
 from steer.distributions import Mixture, parse_distribution
@@ -20,101 +21,12 @@ from steer.generators.base import Generator, LatentSpace
 from steer.knobs import Setting, Status, control
 from steer.measures import Measure, Property, properties
 
-#: Coordinates at which the response of a direction is measured.
-ALPHAS = np.arange(-3, 3.5, 0.5)
 #: Quantiles that are reported of every measured distribution.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Half of the difference of coordinates over which leakage is measured.
 STEP = 0.25
-#: A border whose median is under this, in every channel, is black.
-BLACK = 0.1
 Array = NDArray[np.float64]
 Report = Callable[[float, float], None]
-
-
-# --- the measured response ---
-
-
-@torch.no_grad()
-def choose_measure(generator: Generator) -> str:
-    """The finder that suits a generator: `intensity` where its pictures have black borders.
-
-    Asks the median of the border pixels, channel by channel, on most of 64 pictures; `background`
-    finds what differs from the border's colour otherwise.
-
-    >>> from steer.generators import Generator, LatentSpace, PictureShape
-    >>> class White(Generator):
-    ...     def forward(self, z):
-    ...         return torch.ones(len(z), *self.picture)
-    >>> choose_measure(White(LatentSpace(2), PictureShape(1, 8, 8)))
-    'background'
-    """
-    pictures = generator(generator.latent.sample(64, seed=0).to(generator.device))
-    sides = pictures[:, :, [0, -1]].flatten(2), pictures[:, :, 1:-1, [0, -1]].flatten(2)
-    black = (torch.cat(sides, dim=2).median(dim=2).values < BLACK).all(dim=1)
-    return "intensity" if black.float().mean() > 0.5 else "background"
-
-
-def calibrate(
-    generator: Generator,
-    direction: Direction,
-    find: str | None = None,
-    samples: int = 256,
-    seed: int = 0,
-    batch: int = 64,
-) -> Direction:
-    """The direction with its measured response: `find`, `constant`, `alphas` and `response` filled.
-
-    Codes drawn from the prior are placed at each coordinate alpha by z - <z, u> u + alpha u. The
-    rows of `response` are the mean, the standard deviation (both circular for a periodic property)
-    and the share of pictures in which the property was found, without which alphas are left out.
-    `find` is chosen by `choose_measure` where it is None.
-
-    A direction that is not measurable comes back with `find` and `constant` None.
-
-    >>> from steer.generators import Generator, LatentSpace, PictureShape
-    >>> class Grey(Generator):
-    ...     def forward(self, z):
-    ...         return (0.5 + 0.1 * z[:, :1, None, None]).expand(-1, *self.picture)
-    >>> lighter = Direction("brightness", "luminance", np.array([1.0, 0.0]), np.full(100, 0.1))
-    >>> lighter = calibrate(Grey(LatentSpace(2), PictureShape(1, 8, 8)), lighter, samples=4)
-    >>> round(lighter.constant, 2), lighter.alphas[[0, -1]].tolist(), lighter.response[-1].round(2)
-    (0.5, [-3.0, 3.0], array([0.8, 0. , 1. ]))
-    """
-    if direction.name not in properties:
-        return replace(direction, find=None, constant=None, alphas=None, response=None)
-    find = find or choose_measure(generator)
-    plant = Plant(generator, [direction.name], find, batch)
-    values = _measured_at(plant, generator.latent.sample(samples, seed), direction, ALPHAS)
-    seen = ~np.isnan(values).all(axis=1)
-    alphas = ALPHAS[seen]
-    response = _response(properties.get(direction.name), values[seen], alphas)
-    at_0 = response[alphas == 0, 0]
-    constant = float(at_0[0]) if len(at_0) else None
-    return replace(direction, find=find, constant=constant, alphas=alphas, response=response)
-
-
-def _measured_at(plant: Plant, z: Tensor, direction: Direction, alphas: Sequence | Array) -> Array:
-    """The measured property [A, n] of codes [n, d] placed at each coordinate."""
-    rows = [plant(place(z, [direction], np.full((len(z), 1), a)))[:, 0] for a in alphas]
-    return torch.stack(rows).numpy()
-
-
-def _response(prop: Property, values: Array, alphas: Array) -> Array:
-    """Mean, standard deviation and share found [A, 3] of values [A, n], each row with some found.
-
-    Means of a periodic property are unwrapped: they go on beyond half a period and do not jump.
-    """
-    share = 1 - np.isnan(values).mean(axis=1)
-    if prop.period is None or not len(alphas):
-        return np.stack([np.nanmean(values, axis=1), np.nanstd(values, axis=1), share], axis=1)
-    ends = {"high": prop.period / 2, "low": -prop.period / 2, "axis": 1, "nan_policy": "omit"}
-    mean = np.unwrap(circmean(values, **ends), period=prop.period)
-    mean -= prop.period * np.round(mean[np.abs(alphas).argmin()] / prop.period)
-    return np.stack([mean, circstd(values, **ends), share], axis=1)
-
-
-# --- evaluation ---
 
 
 @dataclass
@@ -185,7 +97,7 @@ class Measured:
         seen = ~np.isnan(self.values).all(axis=1)
         response = np.zeros((len(self.alphas), 3))
         response[:, :2] = np.nan
-        response[seen] = _response(self.factor, self.values[seen], self.alphas[seen])
+        response[seen] = response_of(self.factor, self.values[seen], self.alphas[seen])
         return response
 
     def unwrapped(self) -> Array:
@@ -293,6 +205,8 @@ def evaluate(
     the prior covers; without `exact` in open loop only. `report` is told how many directions
     are done, with the share of the current one, and the last root mean square error of control.
 
+    Raises InputError for `values` of a direction that is not measurable.
+
     >>> from steer.generators import Generator, LatentSpace, PictureShape
     >>> class Grey(Generator):
     ...     def forward(self, z):
@@ -303,6 +217,7 @@ def evaluate(
     >>> row["monotone"], round(row["leakage"]["brightness"]["mean"], 1)
     (True, 1.0)
     """
+    _refuse_values_of_unmeasurable(directions, values)
     z = generator.latent.sample(samples, seed)
     names = measurable(generator)
     ready, measured, leakage = [], [], []
@@ -319,6 +234,17 @@ def evaluate(
     norms = [part_norms(direction, generator.latent) for direction in ready]
     mean, rms, relative = np.stack(leakage, axis=1)
     return Evaluation(ready, measured, names, mean, rms, relative, norms)
+
+
+def _refuse_values_of_unmeasurable(
+    directions: Sequence[Direction], values: Sequence[float] | None
+) -> None:
+    unmeasurable = [d.name for d in directions if d.name not in properties]
+    if values is not None and unmeasurable:
+        raise InputError(
+            f"expected values for measurable directions alone, got {', '.join(unmeasurable)}; "
+            f"measurable are {', '.join(properties.names())}."
+        )
 
 
 def measurable(generator: Generator) -> list[str]:
@@ -385,7 +311,7 @@ def _measure(
     if direction.constant is None or direction.find is None:
         return None
     plant = Plant(generator, [direction.name], direction.find, batch)
-    at_alphas = _measured_at(plant, z, direction, ALPHAS)
+    at_alphas = measured_at(plant, z, direction, ALPHAS)
     above = (
         plant.measure.properties[0]
         .difference(plant(z)[:, 0], torch.tensor(direction.constant, dtype=torch.float64))
@@ -455,7 +381,7 @@ def _spread(plant: Plant, z: Tensor) -> Array:
     """Standard deviation of every property [P]; NaN where it does not vary or is never found."""
     columns = zip(plant.measure.properties, plant(z).T.numpy(), strict=True)
     spread = [
-        _response(prop, column[None], np.zeros(1))[0, 1] if not np.isnan(column).all() else 0.0
+        response_of(prop, column[None], np.zeros(1))[0, 1] if not np.isnan(column).all() else 0.0
         for prop, column in columns
     ]
     return np.where(np.array(spread) > 0, spread, np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,7 +17,7 @@ from steer.directions import Direction
 from steer.distributions import Mixture
 from steer.errors import InputError
 from steer.generators.base import Generator
-from steer.measures import properties
+from steer.measures import Property, properties
 
 __all__ = ["Controlled", "Setting", "Status", "control", "place"]
 
@@ -66,8 +66,11 @@ class Setting:
 
 @dataclass
 class Controlled:
-    """Per item: codes [n, d]; asked and measured values [n, k] of the settings, NaN where there is
-    no object or no measure; status [n]; evaluations [n], forward passes of the generator."""
+    """Per item: codes [n, d]; asked and measured values [n, k] of the settings; status [n], judged
+    on the measurable ones; evaluations [n], forward passes of the generator.
+
+    Measured is NaN where there is no object, or no measure of the setting, of which asked then
+    holds the number that was given: for a shift its amount, else the value of g."""
 
     z: Tensor
     asked: Tensor
@@ -76,12 +79,21 @@ class Controlled:
     evaluations: Tensor
 
 
+def mover(name: str) -> str:
+    """The name of the direction that moves property `name`.
+
+    >>> mover("zoom"), mover("area")
+    ('zoom', 'zoom')
+    """
+    return properties.get(name).moved_by or name if name in properties else name
+
+
 def direction_for(name: str, directions: dict[str, Direction]) -> Direction:
-    """The direction that moves property `name`: its own, and zoom's for area.
+    """The direction that moves property `name`.
 
     Raises InputError, naming the directions there are, where none does.
     """
-    via = "zoom" if name == "area" else name
+    via = mover(name)
     if via not in directions:
         there = ", ".join(sorted(directions)) or "none"
         raise InputError(f"expected a direction of {via} to move {name}, given: {there}.")
@@ -96,45 +108,72 @@ def control(
     *,
     find: str | None = None,
     exact: bool = False,
-    tolerance: float | None = None,
+    tolerance: float | Mapping[str, float] | None = None,
     batch: int = 64,
 ) -> Controlled:
     """Codes [n, d] moved so that the pictures show what the settings ask.
 
     Open loop goes through g + c for values and distributions, through differences of g for shifts.
     `exact` closes the loop: each item's measured values are brought to the target within
-    `tolerance` (None: each property's own), or reported as unreachable with the nearest value.
-    Values are measured on pictures as an 8-bit file holds them, by the finder `find` (None: the one
-    that the first direction was calibrated with).
+    `tolerance` (one number, or some by name; else each property's own), or reported as unreachable
+    with the nearest value. Values are measured on pictures as an 8-bit file holds them, by the
+    finder `find` (None: the one that the first direction was calibrated with).
 
-    Raises InputError where a property has no direction, or is not measurable and must be.
+    Raises InputError where a property has no direction, or is not measurable and must be; for one
+    tolerance of several units; and for a finder or a tolerance where nothing can be measured.
     """
     knobs = [_Knob(s, direction_for(s.name, directions), exact) for s in settings]
     used = [knob.direction for knob in knobs]
-    if not all(knob.measurable for knob in knobs):
-        codes = place(z, used, np.stack([knob.coordinate(z) for knob in knobs], 1))
-        blank = torch.full((len(z), len(knobs)), torch.nan, dtype=torch.float64)
+    seen = [j for j, knob in enumerate(knobs) if knob.measurable]
+    origin = torch.full((len(z), len(knobs)), torch.nan, dtype=torch.float64)
+    if not seen:
+        _refuse_unused(settings, find, tolerance)
+        asked, guess = _aims(z, knobs, origin)
         status = torch.full((len(z),), int(Status.NOT_MEASURED))
-        return Controlled(codes, blank, blank.clone(), status, torch.zeros_like(status))
+        return Controlled(place(z, used, guess), asked, origin, status, torch.zeros_like(status))
     finder = find or next((d.find for d in used if d.find), None) or "background"
-    plant = Plant(generator, [s.name for s in settings], finder, batch)
+    plant = Plant(generator, [settings[j].name for j in seen], finder, batch)
     tolerances = plant.tolerances(tolerance)
-    origin = plant(z)
-    asked = torch.stack([knob.target(z, origin[:, j]) for j, knob in enumerate(knobs)], 1)
-    guess = np.stack([knob.coordinate(z) for knob in knobs], 1)
-    spent = torch.ones(len(z), dtype=torch.long)
+    origin[:, seen] = plant(z)
+    asked, guess = _aims(z, knobs, origin)
+    codes, spent = place(z, used, guess), torch.zeros(len(z), dtype=torch.long)
     if exact:
         start = _where_distributions_go(z, knobs, guess)
-        codes, more = solve(plant, start, used, asked, guess, tolerances)
-        spent = spent + more
-    else:
-        codes = place(z, used, guess)
-    measured = plant(codes)
+        codes, spent = solve(plant, start, used, asked, guess, tolerances)
+    measured = torch.full_like(origin, torch.nan)
+    measured[:, seen] = plant(codes)
+    status = _judged(plant, measured[:, seen], asked[:, seen], tolerances, exact)
+    return Controlled(codes, asked, measured, status, spent + 2)
+
+
+def _aims(z: Tensor, knobs: Sequence[_Knob], origin: Tensor) -> tuple[Tensor, Array]:
+    """What is asked [n, k] of items measured at `origin` [n, k], and the coordinates [n, k] at
+    which g puts it."""
+    columns = list(zip(knobs, origin.unbind(1), strict=True))
+    asked = torch.stack([knob.target(z, column) for knob, column in columns], 1)
+    return asked, np.stack([knob.coordinate(z, column) for knob, column in columns], 1)
+
+
+def _judged(
+    plant: Plant, measured: Tensor, asked: Tensor, tolerances: Tensor, exact: bool
+) -> Tensor:
+    """Status [n] of measured values [n, k]."""
     near = (plant.error(measured, asked).abs() <= tolerances).all(1)
     missed = Status.UNREACHABLE if exact else Status.OFF
     status = torch.where(near, int(Status.REACHED), int(missed))
     status[measured.isnan().any(1) | asked.isnan().any(1)] = int(Status.NO_OBJECT)
-    return Controlled(codes, asked, measured, status, spent + 1)
+    return status
+
+
+def _refuse_unused(
+    settings: Sequence[Setting], find: str | None, tolerance: float | Mapping[str, float] | None
+) -> None:
+    """InputError for what says how to measure where there is nothing to."""
+    if find is None and tolerance is None:
+        return
+    what = "a measure" if find is not None else "a tolerance"
+    names = ", ".join(s.name for s in settings)
+    raise InputError(f"expected a measurable property for {what}, got {names}.")
 
 
 def _where_distributions_go(z: Tensor, knobs: Sequence[_Knob], guess: Array) -> Tensor:
@@ -161,6 +200,11 @@ class _Knob:
             raise InputError(
                 f"expected a measurable property for exact control, {self.setting.name} is not."
             )
+        if self._property and self._property.moved_by:
+            raise InputError(
+                f"expected a direction of {self.direction.name} calibrated by a measure to move "
+                f"{self.setting.name}, got one that is not."
+            )
         if self.setting.mode in ("set", "distribution"):
             raise InputError(
                 f"expected a direction calibrated by a measure to set {self.setting.name}, but it "
@@ -172,18 +216,20 @@ class _Knob:
         """Whether a picture's value can be told, and the direction knows what to expect."""
         return self.setting.name in properties and self.direction.constant is not None
 
-    def in_unit(self, value: Array) -> Array:
-        """Values of the property in the direction's unit: area in zoom's."""
-        if self.setting.name != "area":
-            return value
-        return np.log2(np.maximum(value, 1e-6)) / 2
+    @property
+    def amount(self) -> float:
+        """How far a shift goes: the short way round where the property is periodic."""
+        assert not isinstance(self.setting.value, Mixture)
+        return float(self._short(np.array(self.setting.value)))
 
     def target(self, z: Tensor, origin: Tensor) -> Tensor:
-        """Absolute values [n] asked for, in the property's unit."""
+        """Values [n] asked for, in the property's unit; a shift's amount where none is measured."""
         value = self.setting.value
         if isinstance(value, Mixture):
             return torch.from_numpy(self.drawn(z, value))
-        return origin + value if self.setting.mode == "shift" else torch.full_like(origin, value)
+        if self.setting.mode != "shift":
+            return torch.full_like(origin, value)
+        return origin + self.amount if self.measurable else torch.full_like(origin, self.amount)
 
     def drawn(self, z: Tensor, wanted: Mixture) -> Array:
         """Values [n] of a wanted distribution, in the order that the codes have on u.
@@ -192,18 +238,14 @@ class _Knob:
         """
         return wanted.quantile(norm.cdf(self.direction.coordinate(z)))
 
-    def coordinate(self, z: Tensor) -> Array:
+    def coordinate(self, z: Tensor, origin: Tensor) -> Array:
         """Coordinates [n] at which g puts what is asked: open loop, and equation 10."""
-        direction, value = self.direction, self.setting.value
+        direction = self.direction
         with np.errstate(over="ignore"):
             if self.setting.mode == "shift":
-                assert not isinstance(value, Mixture)
-                t = direction.g(direction.coordinate(z)) + self._amount(value)
+                t = direction.g(direction.coordinate(z)) + self._shift(origin)
             else:
-                wanted = (
-                    self.drawn(z, value) if isinstance(value, Mixture) else np.full(len(z), value)
-                )
-                t = self._from_middle(wanted)
+                t = self._from_middle(self.target(z, origin).numpy())
             coordinate = direction.g_inverse(t)
         if not (np.abs(coordinate) <= FARTHEST).all():
             raise InputError(
@@ -212,17 +254,30 @@ class _Knob:
             )
         return coordinate
 
+    def _shift(self, origin: Tensor) -> Array | float:
+        """A shift in the direction's unit; nothing where that depends on an object that is not
+        there."""
+        prop = self._property
+        if prop is None or prop.moved_by is None:
+            return self.amount
+        change = prop.in_movers_unit(origin + self.amount) - prop.in_movers_unit(origin)
+        return change.nan_to_num(0.0).numpy()
+
     def _from_middle(self, wanted: Array) -> Array:
         """Values [n] less c, in the direction's unit; the short way round where it is periodic."""
-        t = self.in_unit(wanted) - (self.direction.constant or 0.0)
-        if self.setting.name not in properties:
-            return t
-        prop = properties.get(self.setting.name)
-        return prop.difference(torch.from_numpy(t), torch.zeros(1, dtype=torch.float64)).numpy()
+        prop = self._property
+        value = prop.in_movers_unit(torch.from_numpy(wanted)).numpy() if prop else wanted
+        return self._short(value - (self.direction.constant or 0.0))
 
-    def _amount(self, value: float) -> float:
-        """A shift in the direction's unit; an area's is taken at the mean of the prior."""
-        if self.setting.name != "area":
-            return value
-        middle = 4.0 ** (self.direction.constant or 0.0)
-        return float(self.in_unit(np.array(middle + value)) - self.in_unit(np.array(middle)))
+    def _short(self, difference: Array) -> Array:
+        """Differences, the short way round where the property is periodic."""
+        prop = self._property
+        if prop is None:
+            return difference
+        return prop.difference(torch.from_numpy(difference), torch.zeros(()).double()).numpy()
+
+    @property
+    def _property(self) -> Property | None:
+        """What is measured; None where nothing is known by that name."""
+        name = self.setting.name
+        return properties.get(name) if name in properties else None

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
+from steer.checkpoints import read_checkpoint
 from steer.errors import InputError, MachineError
-from steer.hub import locate, read_checkpoint
+from steer.hub import locate
 from steer.registry import Registry
 
 Error = Callable[[Tensor, Tensor, Tensor | None], Tensor]

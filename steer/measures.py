@@ -107,11 +107,16 @@ class Property:
     """One number that a picture shows.
 
     `compute` maps masks [B, 1, H, W] or pictures [B, C, H, W], as `needs` says, to [B], in float64;
-    NaN where the number does not exist. `tolerance` is what counts as exact for control.
+    NaN where the number does not exist. `tolerance` is what counts as exact for control. Where
+    another property's direction moves it, `moved_by` names that one, and `in_movers_unit` maps
+    values [n] into its unit.
 
     >>> turned = properties.get("rotate")
     >>> turned.difference(torch.tensor([85.0]), torch.tensor([-85.0])).item()
     -10.0
+    >>> area = properties.get("area")
+    >>> area.moved_by, area.in_movers_unit(torch.tensor([0.25, 1.0])).tolist()
+    ('zoom', [-1.0, 0.0])
     """
 
     name: str
@@ -120,6 +125,8 @@ class Property:
     period: float | None
     needs: Literal["mask", "picture"]
     compute: Callable[[Tensor], Tensor]
+    moved_by: str | None = None
+    in_movers_unit: Callable[[Tensor], Tensor] = lambda value: value
 
     def difference(self, a: Tensor, b: Tensor) -> Tensor:
         """a - b, wrapped into (-period/2, period/2] where the property is periodic."""
@@ -195,6 +202,11 @@ def _area(mask: Tensor) -> Tensor:
     return mask.mean(dim=(1, 2, 3))
 
 
+def _area_in_zoom(area: Tensor) -> Tensor:
+    # no picture shows less than the floor, and what is asked may be 0 or less
+    return area.clamp_min(1e-6).log2() / 2
+
+
 def _rotate(mask: Tensor) -> Tensor:
     """The principal axis, degrees counter-clockwise from the horizontal, in (-90, 90]."""
     _, _, xx, yy, xy = _moments(mask)
@@ -234,7 +246,7 @@ for _item in (
         "translate-y", "height", 0.005, None, "mask", lambda m: _moments(m)[1] / m.shape[-2] - 0.5
     ),
     Property("zoom", "log2", 0.02, None, "mask", lambda m: _area(m).log2() / 2),
-    Property("area", "fraction", 0.005, None, "mask", _area),
+    Property("area", "fraction", 0.005, None, "mask", _area, "zoom", _area_in_zoom),
     Property("rotate", "degrees", 1.0, 180.0, "mask", _rotate),
     Property(
         "brightness", "luminance", 0.005, None, "picture", lambda p: luminance(p).mean(dim=(1, 2))

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steer.disk import read_stdin, read_whole
 from steer.errors import InputError
-from steer.files import Artefact, DamagedError, how_made, load, read_stdin, read_whole, save
+from steer.files import Artefact, DamagedError, how_made, load, refuse_other_options, save
 from steer.generators import Generator, require_same
-from steer.images import FITS, fit, read_image, side_by_side
+from steer.images import FITS, fit, read_image
 from steer.inversion import Inversion, Pool, Search, invert
 from steer.optimise import Status
 from steer.registry import unknown
+from steer.sheets import side_by_side
 
 
 @dataclass
@@ -54,6 +56,18 @@ class _Photo:
     picture: Tensor
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What was found for a photo, one tensor a column, and where it lay then."""
+
+    path: str
+    values: dict[str, Tensor]
+
+    @property
+    def diverged(self) -> bool:
+        return int(self.values["status"]) == Status.DIVERGED
+
+
 def invert_photos(
     generator: Generator,
     paths: list[Path],
@@ -67,8 +81,10 @@ def invert_photos(
 ) -> Photos:
     """Inverts the photos that can be read, `batch` at a time, and says why the others cannot be.
 
-    After each batch what is done so far lies in `OUT.partial`; with `resume`, photos whose bytes
-    are found there or in `out` (wherever they lie now) are not inverted again.
+    After each batch all that is known so far lies in `OUT.partial`; with `resume`, photos whose
+    bytes are found there or in `out` (wherever they lie now) are not inverted again, and none of
+    them is lost until a run has ended, which leaves the photos that it was given in `out`. `report`
+    is told of photos that are saved.
 
     Raises InputError where no photo can be read, or where what is to be resumed was made with other
     options or weights.
@@ -90,26 +106,26 @@ def invert_photos(
                 pool = Pool(generator, search)
             pictures = torch.stack([photo.picture for photo in fresh])
             found = invert(generator, pictures, search, batch=batch, pool=pool)
-            rows |= zip((p.checksum for p in fresh), _rows(found), strict=True)
+            rows |= zip((p.checksum for p in fresh), _rows(found, fresh), strict=True)
         for photo in photos:
-            if rows[photo.checksum]["status"] == Status.DIVERGED:
+            if rows[photo.checksum].diverged:
                 failed[photo.path] = f"{Status.DIVERGED.message}."
             else:
                 order.append((photo.path, photo.checksum))
-        loss = float(rows[order[-1][1]]["loss"]) if order else float("nan")
-        report(min(first + batch, len(paths)), loss)
-        if out and fresh and first + batch < len(paths):
-            save(_artefact(rows, order, made), partial_path(out))
+        done = min(first + batch, len(paths))
+        if out and order:
+            if done == len(paths):
+                save(_artefact(rows, order, made), out)
+                partial_path(out).unlink(missing_ok=True)
+            elif fresh:
+                save(_artefact(rows, _whole(rows), made), partial_path(out))
+        report(done, float(rows[order[-1][1]].values["loss"]) if order else float("nan"))
     if not order:
         raise InputError(
             f"expected a picture, none of {len(paths)} could be read: "
             f"{next(iter(failed.values()), 'none given')}"
         )
-    artefact = _artefact(rows, order, made)
-    if out:
-        save(artefact, out)
-        partial_path(out).unlink(missing_ok=True)
-    return Photos(artefact, failed, reused)
+    return Photos(_artefact(rows, order, made), failed, reused)
 
 
 def preview_of(generator: Generator, done: Photos, align: str) -> Tensor:
@@ -141,8 +157,7 @@ def _options(generator: Generator, search: Search, align: str) -> dict[str, Any]
     return how_made("invert", generator.identity(), seed=search.seed, align=align, **options)
 
 
-def _rows(found: Inversion) -> list[dict[str, Tensor]]:
-    """One dictionary of tensors a picture."""
+def _rows(found: Inversion, photos: list[_Photo]) -> list[_Row]:
     columns = {
         "z": found.z,
         "loss": found.loss,
@@ -151,13 +166,21 @@ def _rows(found: Inversion) -> list[dict[str, Tensor]]:
         "reconstruction": (found.pictures * 255).round().to(torch.uint8),
         **{f"error.{name}": value for name, value in found.errors.items()},
     }
-    return [{name: value[i] for name, value in columns.items()} for i in range(len(found.z))]
+    return [
+        _Row(photo.path, {name: value[i] for name, value in columns.items()})
+        for i, photo in enumerate(photos)
+    ]
+
+
+def _whole(rows: dict[str, _Row]) -> list[tuple[str, str]]:
+    """Path and checksum of every row that can be saved, this run's or an earlier one's."""
+    return [(row.path, checksum) for checksum, row in rows.items() if not row.diverged]
 
 
 def _artefact(
-    rows: dict[str, dict[str, Tensor]], order: list[tuple[str, str]], made: dict[str, Any]
+    rows: dict[str, _Row], order: list[tuple[str, str]], made: dict[str, Any]
 ) -> Artefact:
-    chosen = [rows[checksum] for _, checksum in order]
+    chosen = [rows[checksum].values for _, checksum in order]
     tensors = {name: torch.stack([row[name] for row in chosen]) for name in chosen[0]}
     paths, checksums = zip(*order, strict=True)
     return Artefact(
@@ -170,23 +193,37 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _rows_done(generator: Generator, out: Path, made: dict[str, Any]) -> dict[str, Any]:
-    """Rows by checksum of what earlier runs left; a damaged leftover counts as nothing."""
-    rows: dict[str, Any] = {}
-    for path in (out, partial_path(out)):
-        if not path.exists():
-            continue
-        try:
-            before = load(path, "latents")
-        except DamagedError:
+def _rows_done(generator: Generator, out: Path, made: dict[str, Any]) -> dict[str, _Row]:
+    """Rows by checksum of what earlier runs left; a damaged leftover counts as nothing.
+
+    Where a run was cut short that was to replace latents made otherwise, its own are gone on with.
+    """
+    rows: dict[str, _Row] = {}
+    for path in (partial_path(out), out):
+        before = _leftover(path)
+        if before is None or (rows and not _alike(before.made, made)):
             continue
         require_same(before.made.get("generator", {}), generator, f"{path}: latents")
-        for part in ("options", "seed", "command"):
-            if before.made.get(part) != made[part]:
-                raise InputError(
-                    f"{path} was made with other {part} ({before.made.get(part)}): expected "
-                    f"{made[part]} to resume it."
-                )
+        refuse_other_options(path, _choices(before.made), _choices(made), "this run")
         for i, checksum in enumerate(before.made["checksums"]):
-            rows[checksum] = {name: value[i] for name, value in before.tensors.items()}
+            values = {name: value[i] for name, value in before.tensors.items()}
+            rows[checksum] = _Row(before.made["pictures"][i], values)
     return rows
+
+
+def _leftover(path: Path) -> Artefact | None:
+    """The whole latents at `path`, if there are any."""
+    try:
+        return load(path, "latents") if path.exists() else None
+    except DamagedError:
+        return None
+
+
+def _alike(made: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs had the same weights and options."""
+    checksums = [each.get("generator", {}).get("checksum") for each in (made, other)]
+    return checksums[0] == checksums[1] and _choices(made) == _choices(other)
+
+
+def _choices(made: dict[str, Any]) -> dict[str, Any]:
+    return {part: made.get(part) for part in ("command", "options", "seed")}

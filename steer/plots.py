@@ -14,9 +14,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from steer.directions import Direction
+from steer.disk import write_atomically
 from steer.errors import InputError
 from steer.evaluation import Evaluation, Measured
-from steer.files import write_atomically
 from steer.measures import properties
 
 BLUE, RED, INK, FADED = "#2166ac", "#b2182b", "#222222", "#777777"

@@ -19,9 +19,21 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     "unknown colour 'gren': did you mean green? Known: blue, green."
     """
     known = sorted(known)
+    if not known:
+        return InputError(f"unknown {kind} {name!r}: there is none.")
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return InputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}.")
+
+
+def first_few(names: list[str], most: int = 4) -> str:
+    """The first names, and how many more there are.
+
+    >>> first_few(list("abcdef"))
+    'a, b, c, d and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Registry(Generic[T]):

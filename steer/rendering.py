@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +16,16 @@ from torch import Tensor
 
 from steer.batches import in_batches
 from steer.directions import Direction
+from steer.disk import disk_error, make_folder, read_whole, save_json
 from steer.distributions import Mixture
 from steer.errors import InputError
-from steer.files import make_folder, save_json
 from steer.generators.base import Generator
-from steer.images import grid, write_animation, write_png
+from steer.images import write_png
 from steer.knobs import Controlled, Setting, Status, control
+from steer.sheets import grid, write_animation
+
+#: What `write_folder` calls pictures: the item, and the step of a traversal.
+OWN_NAME = re.compile(r"\d{5,}(-\d{3,})?\.png")
 
 
 @dataclass
@@ -54,14 +60,14 @@ def traversal(direction: Direction, low: float | None, high: float | None, steps
     Raises InputError where there is nothing to go through.
     """
     reach = direction.g(np.array([-1.5, 1.5])) + (direction.constant or 0.0)
-    ends = [round(float(r), 2) if given is None else given
+    ends = [float(r) if given is None else given
             for r, given in zip(reach, (low, high), strict=True)]  # fmt: skip
     if steps < 2 or ends[0] == ends[1] or not np.isfinite(ends).all():
         raise InputError(
             f"expected a traversal of 2 or more steps between different values, got {steps} from "
-            f"{ends[0]} to {ends[1]}."
+            f"{ends[0]:g} to {ends[1]:g}."
         )
-    return [round(float(value), 6) for value in np.linspace(ends[0], ends[1], steps)]
+    return np.linspace(ends[0], ends[1], steps).tolist()
 
 
 def frames(
@@ -82,16 +88,24 @@ def frames(
     """
     if along is None and not settings:
         return [Frame("", draw(generator, z))]
+    steps: list[tuple[str, list[Setting]]] = [("", [])]
+    if along is not None:
+        walked = [[_step(directions[along], along, value)] for value in values]
+        steps = list(zip(_labels(values), walked, strict=True))
     made = []
-    for value in values if along is not None else [None]:
-        asked = list(settings)
-        if value is not None and along is not None:
-            asked.insert(0, _step(directions[along], along, value))
+    for label, step in steps:
+        asked = [*step, *settings]
         controlled = control(generator, z, asked, directions, **options)
-        label = "" if value is None else f"{value:g}"
         made.append(Frame(label, draw(generator, controlled.z), asked, controlled))
         report(len(made), label)
     return made
+
+
+def _labels(values: Sequence[float]) -> list[str]:
+    """Values for people to read: to a thousandth of their range, or finer."""
+    extent = max(values, default=0.0) - min(values, default=0.0)
+    digits = 3 - math.floor(math.log10(extent)) if extent else 6
+    return [f"{round(value, digits) + 0.0:.10g}" for value in values]  # + 0.0: 0 has no minus
 
 
 def _step(direction: Direction, along: str, value: float) -> Setting:
@@ -129,10 +143,12 @@ def _marks(frame: Frame) -> list[str | None]:
     """The measured values under each picture; a star where the value was not reached."""
     if frame.controlled is None:
         return [None] * len(frame.pictures)
-    if frame.controlled.measured.isnan().all():
+    measured = frame.controlled.measured
+    measured = measured[:, ~measured.isnan().all(0)]  # without what cannot be measured
+    if not measured.numel():
         return [None] * len(frame.pictures)
     marks: list[str | None] = []
-    for row, status in zip(frame.controlled.measured, frame.controlled.status, strict=True):
+    for row, status in zip(measured, frame.controlled.status, strict=True):
         missed = "" if status == Status.REACHED else " *"
         marks.append(" ".join("none" if v.isnan() else f"{v:.3f}" for v in row) + missed)
     return marks
@@ -180,8 +196,13 @@ def _outcome(frame: Frame, i: int) -> dict[str, Any]:
 def write_folder(
     shown: list[Frame], folder: Path, names: Sequence[str], made: dict[str, Any]
 ) -> dict[str, Any]:
-    """A PNG for each item (and step) and `manifest.json`, which is written last and returned."""
+    """A PNG for each item (and step) and `manifest.json`, which is written last and returned.
+
+    What the manifest of an earlier run into the same folder lists is removed first, and nothing
+    else; InputError where `earlier_pictures` cannot tell.
+    """
     make_folder(folder)
+    _remove([folder / "manifest.json", *earlier_pictures(folder)])
     files = []
     for step, frame in enumerate(shown):
         suffix = f"-{step:03d}" if len(shown) > 1 else ""
@@ -191,6 +212,33 @@ def write_folder(
     written = manifest(shown, files, names, made)
     save_json(folder / "manifest.json", written)
     return written
+
+
+def earlier_pictures(folder: Path) -> list[Path]:
+    """What an earlier run wrote into `folder`, by its manifest; names of other kinds do not count.
+
+    Raises InputError where there is a manifest.json of something else, which is not ours to
+    replace.
+    """
+    listing = folder / "manifest.json"
+    if not listing.exists():
+        return []
+    try:
+        listed = [str(item["file"]) for item in json.loads(read_whole(listing))["items"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"expected the manifest of an earlier render at {listing}, it cannot be read: remove "
+            "it or name another folder."
+        ) from error
+    return [folder / name for name in listed if OWN_NAME.fullmatch(name)]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error("remove", path, error) from error
 
 
 def write_film(shown: list[Frame], path: Path, fps: float) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from steer.batches import in_batches
+from steer.disk import make_folder
 from steer.errors import InputError
-from steer.files import Artefact, finished_shards, make_folder, save, shard_path
+from steer.files import Artefact, finished_shards, save, shard_path
 from steer.generators.base import Generator
 from steer.inversion import Search
 from steer.optimise import minimise
@@ -43,7 +44,8 @@ class Follow:
         for name in ("points", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of 1 or more, got {getattr(self, name)}.")
-        _, largest = self.warp.limits
+        low, high = self.warp.limits
+        largest = min(high if side > 0 else -low for side in self.sides)
         if not 0 < self.reach <= largest:
             raise InputError(
                 f"expected an extent above 0 and at most {largest:g} {self.warp.unit} for "
@@ -82,6 +84,22 @@ class Follow:
     def shifts(self) -> Tensor:
         """delta_t [points] of one side, outward from 0."""
         return self.reach * torch.arange(1, self.points + 1) / self.points
+
+    def check(self, generator: Generator) -> None:
+        """Tries the largest shifts and the loss on blank pictures of the generator's shape.
+
+        Raises InputError where the transform cannot be done to such pictures, the loss cannot be
+        had, or no pixel is left to compare.
+        """
+        blank = torch.full((len(self.sides), *generator.picture), 0.5, device=generator.device)
+        shift = self.reach * torch.tensor(self.sides, device=generator.device)
+        with torch.no_grad():
+            error = self.search.loss_for(generator)(blank, *self.warp(blank, shift))
+        if not error.isfinite().all():
+            raise InputError(
+                f"expected an extent of {self.transform} that leaves pixels for "
+                f"{self.search.loss} to compare, got {self.reach:g} {self.warp.unit}."
+            )
 
 
 @dataclass
@@ -122,12 +140,16 @@ def follow(
     Start i is the same however the work is cut. `report` is told the number of targets reached, out
     of `starts` times `points`, and the median error of the last ones.
 
+    Raises InputError, before any work, where `how` does not suit the generator (`Follow.check`).
+
     >>> from steer.generators import load
     >>> how = Follow("translate-x", points=2, steps=5)
     >>> found = follow(load(device="cpu"), how, starts=3)
     >>> found.z.shape, found.shift[0].tolist()
     (torch.Size([3, 4, 10]), [-0.2..., -0.1..., 0.1..., 0.2...])
     """
+
+    how.check(generator)
 
     def work(items: range) -> Trajectories:
         codes = generator.latent.sample(len(items), how.search.seed, first + items.start)
@@ -212,6 +234,7 @@ def follow_in_shards(
     makes the shards of its rank. Raises InputError where the folder holds shards and not `resume`,
     or shards made with other options.
     """
+    how.check(generator)
     make_folder(folder)
     count = math.ceil(starts / shard)
     made = {**made, "starts_in_a_shard": min(shard, starts)}

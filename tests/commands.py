@@ -18,12 +18,12 @@ import toys
 from PIL import Image
 from torch import Tensor
 
+from steer.checkpoints import save_checkpoint
 from steer.cli import main
 from steer.files import Artefact, how_made, load, save
 from steer.generators import PictureShape, generators
 from steer.generators import load as load_generator
 from steer.generators.vae import VAE
-from steer.hub import save_checkpoint
 
 
 @dataclass

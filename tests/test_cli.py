@@ -153,7 +153,18 @@ def test_out_of_memory_on_a_batch_halves_it(
     assert ended.err == "steer: out of memory; going on with batches of 2.\n"
 
 
-# --- where things go without -o ---
+# --- where things go ---
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sample"], ["invert", "PICTURE"], ["fit-direction"], ["trajectories"]]
+)
+def test_no_artefact_replaces_a_picture(steer: Steer, tmp_path: Path, arguments: list[str]) -> None:
+    picture = photo(tmp_path / "a.png")
+    before = picture.read_bytes()
+    arguments = [str(picture) if word == "PICTURE" else word for word in arguments]
+    refused(steer(*arguments, "-o", picture), f"{picture}")
+    assert picture.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -303,17 +314,18 @@ def test_json_is_one_object_and_nothing_else(
     steer: Steer, tiny: Path, knob: Path, tmp_path: Path, name: str
 ) -> None:
     z = latents_of("blob", 2, tmp_path / "z.safetensors")
-    small = ("--starts", 4, "--points", 2, "--steps", 2)
+    small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
+    picture = photo(tmp_path / "a.png")
     arguments = {
         "evaluate": ("-d", knob, "--model", "blob", "-n", 8, "--values", "0"),
-        "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", tmp_path / "d"),
-        "invert": (photo(tmp_path / "a.png"), "--model", tiny, "--steps", 2, "-o", tmp_path / "i"),
+        "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", out),
+        "invert": (picture, "--model", tiny, "--steps", 2, "-o", out),
         "models": (),
         "render": (z, "-o", tmp_path / "out.png"),
-        "sample": ("--model", tiny, "-o", tmp_path / "s"),
+        "sample": ("--model", tiny, "-o", out),
         "show": (z,),
         "train-vae": ("--steps", 1, "--batch", 2, "--widths", "4,4", "-o", tmp_path / "vae"),
-        "trajectories": (*small, "--model", tiny, "-o", tmp_path / "t.safetensors"),
+        "trajectories": (*small, "--model", tiny, "-o", out),
     }[name]
     ended = steer(name, *arguments, "--json")
     assert ended.status == 0, ended.err

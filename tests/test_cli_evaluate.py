@@ -9,6 +9,9 @@ import pytest
 from commands import Steer, refused
 from PIL import Image
 
+from steer.directions import Direction
+from steer.files import load, save
+
 QUICK = ("--model", "blob", "-n", 16)
 
 
@@ -47,6 +50,19 @@ def test_the_table_is_for_people(steer: Steer, knob: Path) -> None:
 )
 def test_mistakes(steer: Steer, knob: Path, arguments: list[str], words: list[str]) -> None:
     refused(steer("evaluate", "-d", knob, *QUICK, *arguments), *words)
+
+
+def test_values_of_a_direction_that_is_not_measurable(
+    steer: Steer, knob: Path, tmp_path: Path
+) -> None:
+    sheared = Direction.of(load(knob))
+    sheared.name, sheared.find, sheared.constant = "shear-x", None, None
+    save(sheared.artefact(), tmp_path / "shear.safetensors")
+    given = ("evaluate", *QUICK, "-d", tmp_path / "shear.safetensors")
+    refused(steer(*given, "--values", "0.1"), "measurable directions alone, got shear-x")
+    refused(steer(*given, "-d", knob, "--values", "0.1"), "got shear-x")
+    ended = steer(*given)
+    assert ended.status == 0 and "not measured" in " ".join(ended.out.decode().split())
 
 
 def test_directions_that_do_not_fit(steer: Steer, knob: Path, tiny: Path) -> None:

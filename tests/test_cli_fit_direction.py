@@ -71,7 +71,7 @@ def test_mistakes(steer: Steer, tiny: Path, trajectories: Path, tmp_path: Path) 
     given = ("fit-direction", "--trajectories", trajectories)
     refused(steer(*given, "--transform", "zoom"), "trajectories of zoom", "translate-x")
     refused(steer(*given, "--model", tiny), "trajectories of tiny", "blob")
-    refused(steer(*given, "--threshold", "-1"), "at least 4 starts", "got 0")
+    refused(steer(*given, "--threshold", "0"), "at least 4 starts", "got 0 after pruning, of 24")
     refused(steer(*given, "--measure", "inensity"), "inensity", "did you mean intensity")
     refused(steer(*given, "-o", tmp_path), "a folder")
     refused(steer(*given, "--json"), "-o FILE with --json")
@@ -79,8 +79,56 @@ def test_mistakes(steer: Steer, tiny: Path, trajectories: Path, tmp_path: Path) 
     refused(steer("fit-direction", "--trajectories", z), "expected trajectories", "latents")
     refused(steer("fit-direction", "--trajectories", "no.safetensors"), "does not exist")
     refused(steer("fit-direction", "--model", "blob", "-t", "zom"), "did you mean zoom")
-    few = ("fit-direction", "--model", "blob", "--starts", 2, *QUICK)
-    refused(steer(*few), "at least 4 starts")
+
+
+@pytest.mark.parametrize(
+    "name", ["starts", "extent", "points", "steps", "loss", "sigma", "constraint"]
+)
+def test_how_to_follow_has_no_part_beside_trajectories(
+    steer: Steer, trajectories: Path, name: str
+) -> None:
+    value = {"loss": "mse", "constraint": "none"}.get(name, 5)
+    given = ("fit-direction", "--trajectories", trajectories)
+    refused(steer(*given, f"--{name}", value), f"no --{name} beside --trajectories")
+
+
+def test_all_that_has_no_part_is_named(steer: Steer, trajectories: Path) -> None:
+    given = ("fit-direction", "--trajectories", trajectories)
+    refused(steer(*given, "--steps", 20, "--extent", 0.1, "--seed", 3), "--extent or --steps")
+    both = ("--threshold", 0.1, "--worst", 0.1)
+    refused(steer(*given, *both), "no --worst beside --threshold")
+
+
+def test_shear_is_not_measured(steer: Steer) -> None:
+    shear = ("fit-direction", "--model", "blob", "-t", "shear-x", "--starts", 6, *QUICK[:4])
+    refused(steer(*shear, "--samples", 32), "no --samples with shear-x, which is not measurable")
+    ended = steer(*shear)
+    assert ended.status == 0, ended.err
+    assert Direction.of(load(ended.out)).constant is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--extent", "1"], ["translate-x that leaves pixels", "got 1 width"]),
+        (["--extent", "2"], ["at most 1 width", "got 2"]),
+        (["--starts", "3"], ["at least 4 starts to fit translate-x, got 3"]),
+        (["--points", "0"], ["points of 1 or more, got 0"]),
+        (["--loss", "nothing"], ["nothing"]),
+        (["--sigma", "nan"], ["a sigma above 0", "nan"]),
+        (["--smoothness", "inf"], ["a smoothness of 0 or more, got inf"]),
+        (["--worst", "nan"], ["--worst"]),
+        (["--threshold", "nan"], ["a threshold of 0 or more, got nan"]),
+        (["--threshold", "-1"], ["a threshold of 0 or more, got -1"]),
+        (["-t", "saturation"], ["colour pictures of 3 channels", "got 1"]),
+        (["--measure", "inensity"], ["inensity", "did you mean intensity"]),
+    ],
+)
+def test_mistakes_are_said_before_the_work(
+    steer: Steer, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.setattr("steer.trajectories.minimise", None)
+    refused(steer("fit-direction", "--model", "blob", *arguments), *words)
 
 
 def test_trajectories_of_two_transforms_do_not_mix(

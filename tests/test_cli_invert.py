@@ -167,6 +167,7 @@ def test_missing_and_empty_places(invert: Steer, tmp_path: Path) -> None:
         ([""], ["empty name"]),
         (["-o", "no/z.safetensors"], ["no/z.safetensors", "the folder no does not exist"]),
         (["-o", "."], ["expected a file, it is a folder"]),
+        (["-o", "x.png"], ["cannot write x.png", ".safetensors"]),
         (["--preview", "no/p.png"], ["the folder no does not exist"]),
         (["--preview", "p.jpg"], ["p.jpg", ".png"]),
     ],
@@ -178,11 +179,11 @@ def test_mistakes(invert: Steer, tmp_path: Path, arguments: list, words: list[st
 def test_no_output_replaces_a_picture_or_the_other_output(invert: Steer, tmp_path: Path) -> None:
     picture = photo(tmp_path / "a.png")
     before = picture.read_bytes()
-    refused(invert(picture, "-o", picture), "a.png", "nothing else here has")
+    refused(invert(picture, "-o", picture), "a.png", ".safetensors")
+    latents = shutil.copy(picture, tmp_path / "a.safetensors")
+    refused(invert(latents, "-o", latents), "a.safetensors", "nothing else here has")
     refused(invert(picture, "--preview", picture), "a.png", "nothing else here has")
-    both = tmp_path / "b.png"
-    refused(invert(picture, "-o", both, "--preview", both), "b.png", "nothing else here has")
-    assert picture.read_bytes() == before and not both.exists()
+    assert picture.read_bytes() == before and latents.read_bytes() == before
 
 
 def test_a_place_that_cannot_be_written_fails_before_the_work(
@@ -247,8 +248,8 @@ def test_resuming_with_other_options_or_weights_refuses(
 ) -> None:
     file, z = photo(tmp_path / "a.png"), tmp_path / "z.safetensors"
     assert invert(file, "-o", z).status == 0
-    refused(invert(file, "-o", z, "--resume", "--seed", 1), "seed", "(0)", "1")
-    refused(invert(file, "-o", z, "--resume", "--loss", "l1"), "other options", "l1")
+    refused(invert(file, "-o", z, "--resume", "--seed", 1), "seed", "(0, not 1)")
+    refused(invert(file, "-o", z, "--resume", "--loss", "l1"), "options.loss", "not 'l1'")
     refused(steer("invert", file, "--model", other, *QUICK, "-o", z, "--resume"), "tiny", "other")
 
 

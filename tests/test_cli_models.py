@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import Steer, tiny_vae
 
-from steer.files import save_json
+from steer.disk import save_json
 from steer.generators import families, generators
 
 

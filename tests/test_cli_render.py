@@ -153,7 +153,7 @@ def test_unreachable_values_are_counted_on_stderr(
         (["--shift", "translate-x=-1e308"], ["translate-x that its direction can go to"]),
         (["--from", "-1e300", "--to", "0"], ["translate-x that its direction can go to"]),
         (["--tolerance", "0", "--set", "translate-x=0"], ["a tolerance above 0", "0"]),
-        (["--tolerance", "inf", "--set", "translate-x=0"], ["a tolerance above 0", "inf"]),
+        (["--tolerance", "inf", "--set", "translate-x=0"], ["a number for --tolerance", "inf"]),
         (["-o", ""], ["cannot write"]),
         (["-n", "0"], ["'-n'"]),
         (["--fps", "0"], ["'--fps'"]),
@@ -335,3 +335,68 @@ def test_the_codes_drawn_are_the_latents(steer: Steer, latents: Path, tmp_path: 
     assert np.abs(wanted - written).max() <= 1
     made = json.loads((tmp_path / "all" / "manifest.json").read_text())["made"]
     assert made["options"]["latents"] == load(latents).made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["LATENTS", "-n", "3"], ["no -n with latents"]),
+        (["LATENTS", "--seed", "3"], ["no --seed with latents"]),
+        (["--exact"], ["no --exact where nothing is set"]),
+        (["--measure", "bogus", "--tolerance", "1"], ["no --tolerance or --measure where nothing"]),
+        (["--steps", "4"], ["no --steps without a traversal"]),
+        (["-d", "KNOB", "--set", "translate-x=0", "--steps", "4"], ["no --steps without"]),
+        (["--fps", "4"], ["no --fps for grid.png"]),
+        (["-d", "KNOB", "--fps", "4"], ["no --fps for grid.png"]),
+        (["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "-1"], ["a tolerance above 0"]),
+        (
+            ["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "1", "--tolerance", "2"],
+            ["--tolerance", "NAME=VALUE"],
+        ),
+        (
+            ["-d", "KNOB", "-d", "KNOB-Y", "--set", "translate-y=0", "--tolerance", "0.01"],
+            ["a tolerance for each of translate-x, translate-y"],
+        ),
+        (["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "zoom=1"], ["got one of zoom"]),
+        (["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "x"], ["a number for --toler"]),
+    ],
+)
+def test_options_without_effect_are_refused(
+    steer: Steer, latents: Path, knob: Path, knob_y: Path, arguments: list[str], words: list[str]
+) -> None:
+    named = {"LATENTS": latents, "KNOB": knob, "KNOB-Y": knob_y}
+    model = [] if "LATENTS" in arguments else ["--model", "blob"]
+    refused(
+        steer("render", *model, *(named.get(a, a) for a in arguments), "-o", "grid.png"), *words
+    )
+
+
+def test_the_default_of_an_option_may_be_said_where_it_has_effect(
+    steer: Steer, knob: Path, tmp_path: Path
+) -> None:
+    walk = ("render", "-m", "blob", "-n", 1, "--seed", 0, "-d", knob, "--steps", 2)
+    assert steer(*walk, "--exact", "--fps", 10, "-o", tmp_path / "walk.gif").status == 0
+    refused(steer(*walk, "--fps", 10, "-o", f"{tmp_path}/"), "no --fps for")
+
+
+@pytest.mark.parametrize("given", [["0.05"], ["translate-x=0.05"]])
+def test_a_tolerance_decides_what_is_reached(
+    steer: Steer, latents: Path, knob: Path, tmp_path: Path, given: list[str]
+) -> None:
+    """The pictures stop at 0.3, short of 0.32 by more than the default and less than 0.05."""
+    far = ("render", latents, "-d", knob, "--set", "translate-x=0.32", "--exact", "--json")
+    strict = steer(*far, "-o", f"{tmp_path}/strict/")
+    loose = steer(*far, "--tolerance", *given, "-o", f"{tmp_path}/loose/")
+    ended = [{i["status"] for i in run.summary["items"]} for run in (strict, loose)]
+    assert ended == [{"unreachable, nearest value given"}, {"reached"}]
+    said = loose.summary["made"]["options"]["tolerance"]
+    assert said == (0.05 if given == ["0.05"] else {"translate-x": 0.05})
+
+
+def test_a_folder_with_a_manifest_of_something_else(
+    steer: Steer, knob: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "my app"}')
+    run = steer("render", "-m", "blob", "-n", 1, "-o", tmp_path)
+    refused(run, "the manifest of an earlier render", "name another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import Steer, refused, z_of
 
+from steer.cli import sample as steer_sample
 from steer.files import load
 from steer.generators import load as load_generator
 
@@ -46,12 +47,28 @@ def test_the_file_says_how_it_was_made(steer: Steer, tiny: Path, tmp_path: Path)
         (["--device", "gpu"], ["auto", "cpu", "'gpu'"]),
         (["--json"], ["-o FILE with --json"]),
         (["--json", "-o", "-"], ["-o FILE with --json"]),
+        (["-n", 10**9], ["-n of at most 6710886", "1000000000 (40 GB)"]),
+        (["-o", "photo.png"], ["photo.png", ".safetensors"]),
+        (["-o", "latents"], ["latents", ".safetensors"]),
         (["-o", "no/such/z.safetensors"], ["no/such", "does not exist"]),
         (["--modle", "sprites"], ["--modle", "--model"]),
     ],
 )
 def test_mistakes(steer: Steer, arguments: list, words: list[str]) -> None:
     refused(steer("sample", *arguments), *words)
+
+
+def test_many_codes_are_those_of_one_draw(
+    steer: Steer, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steer_sample, "CHUNK", 3)
+    out = tmp_path / "z.safetensors"
+    assert steer("sample", "--model", tiny, "-n", 10, "-o", out).status == 0
+    assert torch.equal(z_of(out), load_generator(str(tiny)).latent.sample(10, 0))
+
+
+def test_a_device_may_be_called_anything(steer: Steer, tiny: Path, tmp_path: Path) -> None:
+    assert steer("sample", "--model", tiny, "-o", "/dev/null").status == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")

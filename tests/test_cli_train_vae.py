@@ -105,6 +105,11 @@ def test_interrupted_then_resumed_gives_the_same_bytes(
         (["--channels", "2"], ["1 or 3 channels", "2"]),
         (["--size", "18"], ["multiples of 4", "18x18"]),
         (["--sigma", "0"], ["'--sigma'"]),
+        (["--sigma", "inf", "--likelihood", "gaussian"], ["sigma of 1e-06 or more, got inf"]),
+        (["--beta", "inf"], ["beta of 0 or more, got inf"]),
+        (["--beta", "nan"], ["beta"]),
+        (["--rate", "nan"], ["rate"]),
+        (["--rate", "inf"], ["rate of 0 or more, got inf"]),
         (["--broadcast", "5"], ["broadcast grid", "got 5"]),
         (["--device", "gpu"], ["'gpu'"]),
         (["-o", "/dev/null/vae"], ["/dev/null/vae"]),
@@ -128,10 +133,72 @@ def test_data_that_is_none(steer: Steer, album: Path, tmp_path: Path) -> None:
     refused(steer("train-vae", "sprits", *place), "sprits", "sprites")
     (tmp_path / "nothing").mkdir()
     refused(steer("train-vae", tmp_path / "nothing", *place), "found none")
-    (album / "6.png").write_bytes(b"hello")
-    refused(steer("train-vae", album, *place), "6.png", "got text")
+    (tmp_path / "nothing" / "6.png").write_bytes(b"hello")
+    refused(steer("train-vae", tmp_path / "nothing", *place), "none of 1", "6.png", "got text")
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     refused(steer("train-vae", tmp_path / "bad.zip", *place), "bad.zip", "zip")
+
+
+def test_bad_pictures_are_named_once_and_left_out(
+    steer: Steer, album: Path, tmp_path: Path
+) -> None:
+    """The bytes are those of a folder without them; resuming says it again and changes nothing."""
+    clean, out = tmp_path / "clean", tmp_path / "vae"
+    assert steer("train-vae", album, "-o", clean, *RUN).status == 0
+    (album / "0-text.png").write_bytes(b"hello")
+    (album / "9-cut.png").write_bytes((album / "5.png").read_bytes()[:60])
+    ended = steer("train-vae", album, "-o", out, *RUN, "--json")
+    assert ended.status == 3
+    lines = ended.err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("steer: left out: ") for line in lines)
+    assert "0-text.png" in lines[0] and "9-cut.png" in lines[1]
+    assert [f"steer: left out: {reason}" for reason in ended.summary["left_out"]] == lines
+    assert weights(out) == weights(clean)
+    again = steer("train-vae", album, "-o", out, *RUN, "--resume")
+    assert (again.status, again.err, again.out) == (3, ended.err, b"")
+    assert weights(out) == weights(clean)
+    photo(album / "9-cut.png", seed=9)
+    other = steer("train-vae", album, "-o", out, *RUN, "--resume")
+    assert other.status == 2 and "other options (data)" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", 64], ["no --size with the procedural set sprites"]),
+        (["--channels", 3, "--size", 64], ["no --size or --channels with the procedural set"]),
+        (["--sigma", 0.1], ["no --sigma with --likelihood bernoulli"]),
+    ],
+)
+def test_options_that_would_do_nothing(
+    steer: Steer, tmp_path: Path, arguments: list, words: list[str]
+) -> None:
+    out = tmp_path / "vae"
+    refused(steer("train-vae", "sprites", "-o", out, "--steps", 1, *arguments), *words)
+    assert not out.exists()
+
+
+def test_what_died_before_its_first_checkpoint_gives_way(
+    steer: Steer, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steer.training.vae import BetaVAE
+
+    out, plain = tmp_path / "vae", tmp_path / "plain"
+    with monkeypatch.context() as patch:
+        patch.setattr(BetaVAE, "step", lambda *_: signal.raise_signal(signal.SIGTERM))
+        refused(steer("train-vae", album, "-o", out, *RUN), "nothing was written", status=143)
+    assert steer("train-vae", album, "-o", out, *RUN, "--beta", 3).status == 0
+    assert steer("train-vae", album, "-o", plain, *RUN, "--beta", 3).status == 0
+    assert weights(out) == weights(plain)
+    assert (out / "options.json").read_bytes() == (plain / "options.json").read_bytes()
+
+
+def test_a_folder_of_something_else_stays_as_it_is(
+    steer: Steer, album: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    refused(steer("train-vae", album, "-o", tmp_path, *RUN), "README.md", "name another folder")
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_damaged_run_is_refused(steer: Steer, album: Path, tmp_path: Path) -> None:
@@ -145,4 +212,5 @@ def test_a_damaged_run_is_refused(steer: Steer, album: Path, tmp_path: Path) -> 
 
 def test_training_that_diverges_says_so(steer: Steer, album: Path, tmp_path: Path) -> None:
     ended = steer("train-vae", album, "-o", tmp_path / "vae", *RUN, "--rate", "1e30")
-    refused(ended, "not finite", "step 2", status=1)
+    refused(ended, "not finite", "step 2; there was no checkpoint yet", status=1)
+    assert steer("train-vae", album, "-o", tmp_path / "vae", *RUN).status == 0

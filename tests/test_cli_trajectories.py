@@ -114,12 +114,26 @@ def test_an_interrupt_names_the_partial_result(
         (["--points", "0"], ["points of 1 or more", "0"]),
         (["--starts", "0"], ["'--starts'"]),
         (["--loss", "nothing"], ["nothing"]),
+        (["--loss", "mse", "--sigma", "2"], ["sigma was given", "'mse'"]),
+        (["--sigma", "-1"], ["a sigma above 0", "-1"]),
+        (["--sigma", "inf"], ["a sigma above 0", "inf"]),
+        (["--constraint", "cube"], ["ball or none", "'cube'"]),
+        (["--extent", "1"], ["translate-x that leaves pixels", "got 1 width"]),
+        (["--extent", "0.5", "--loss", "dssim"], ["leaves pixels for dssim", "got 0.5 width"]),
         (["-o", "no/t.safetensors"], ["the folder no does not exist"]),
         (["-o", "/dev/null/run"], ["/dev/null/run"]),
         (["-o", ""], ["cannot write"]),
     ],
 )
-def test_mistakes(follow: Steer, tmp_path: Path, arguments: list, words: list[str]) -> None:
+def test_mistakes(
+    follow: Steer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list,
+    words: list[str],
+) -> None:
+    """Each is said before the first search."""
+    monkeypatch.setattr("steer.trajectories.minimise", None)
     place = [] if "-o" in arguments else ["-o", tmp_path / "t.safetensors"]
     refused(follow(*arguments, *place), *words)
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import zipfile
 from pathlib import Path
@@ -206,6 +207,26 @@ def test_a_bad_zip(archive, tmp_path, damage):
     with pytest.raises(InputError, match=r"pictures\.zip: expected") as caught:
         open_dataset(str(archive))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", [0, 1])
+def test_a_zip_that_points_before_its_beginning(archive, entry):
+    """The directory's size (12 bytes into the end record) or its place (16), made too large."""
+    data = bytearray(archive.read_bytes())
+    at = data.rindex(b"PK\x05\x06") + (12, 16)[entry]
+    data[at : at + 3] = b"\xff\xff\x0f"
+    archive.write_bytes(data)
+    with pytest.raises(InputError, match=r"pictures\.zip: "):
+        open_dataset(str(archive))
+
+
+def test_a_zip_that_may_not_be_read(archive, monkeypatch):
+    def forbidden(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(zipfile, "ZipFile", forbidden)
+    with pytest.raises(InputError, match=r"cannot read .*pictures\.zip: no permission"):
+        open_dataset(str(archive))
 
 
 def test_hidden_files_of_a_zip_are_left_out(archive):

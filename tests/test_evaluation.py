@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from scipy.special import erf
 from scipy.stats import kstest, norm
 
+from steer.calibration import ALPHAS, calibrate
 from steer.directions import KNOTS, Direction, Pairs, fit
 from steer.distributions import parse_distribution
 from steer.errors import InputError
-from steer.evaluation import (
-    ALPHAS,
-    calibrate,
-    choose_measure,
-    evaluate,
-    ks_distance,
-    measurable,
-    part_norms,
-)
+from steer.evaluation import evaluate, ks_distance, measurable, part_norms
 from steer.generators import load
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.inversion import Search
@@ -137,68 +130,6 @@ def test_a_real_generator_end_to_end(shared):
     assert min(r["reached"] for r in loops["closed"]) > 0.9
 
 
-# --- calibrate ---
-
-
-@pytest.mark.parametrize(
-    ("background", "channels", "finder"),
-    [(0.0, 1, "intensity"), (0.05, 3, "intensity"), (0.4, 1, "background"), (1, 3, "background")],
-)
-def test_the_finder_follows_the_border(background, channels, finder):
-    assert choose_measure(Blob(channels=channels, background=background)) == finder
-
-
-def test_a_border_that_is_dark_in_two_channels_is_no_black_one():
-    class Red(Empty):
-        def forward(self, z):
-            return super().forward(z) + torch.tensor([0.8, 0, 0])[:, None, None]
-
-    assert choose_measure(Red(LatentSpace(2), PictureShape(3, 8, 8))) == "background"
-
-
-def test_calibration_leaves_the_direction_it_was_given():
-    mine = direction()
-    filled = calibrate(Blob(), mine, samples=16)
-    assert mine.constant is None and mine.response is None
-    assert filled.response.shape == (len(ALPHAS), 3)
-    again = Direction.of(filled.artefact())
-    assert again.constant == filled.constant and np.array_equal(again.response, filled.response)
-
-
-def test_what_is_not_measurable_has_no_constant():
-    sheared = calibrate(Blob(), direction("shear-x"), find="background")
-    assert (sheared.find, sheared.constant, sheared.alphas, sheared.response) == (None,) * 4
-
-
-def test_alphas_where_nothing_is_found_are_left_out():
-    class Vanishing(Blob):
-        def forward(self, z):
-            shown = (z @ torch.from_numpy(AXES[0]).to(z) > -1.2)[:, None, None, None]
-            return super().forward(z) * shown
-
-    filled = calibrate(Vanishing(), direction(), samples=8)
-    assert filled.alphas.tolist() == [a for a in ALPHAS if a > -1.2]
-    assert np.isfinite(filled.response).all()
-    never = calibrate(Empty(LatentSpace(6), PictureShape(1, 8, 8)), direction(), samples=4)
-    assert never.constant is None and len(never.alphas) == 0
-    assert Direction.of(never.artefact()).response.shape == (0, 3)
-
-
-def test_a_periodic_response_does_not_jump():
-    turned = Direction("rotate", "degrees", np.array([1.0, 0.0]), np.full(100, 60.0))
-    bar = Bar(LatentSpace(2), PictureShape(1, 32, 32))
-    filled = calibrate(bar, turned, samples=128)
-    assert filled.response[:, 0] == pytest.approx(60 * ALPHAS, abs=2)
-    assert filled.response[:, 1] == pytest.approx(5, abs=1)
-    [measured] = evaluate(bar, [filled], samples=64, values=[100.0]).measured
-    assert measured.monotone
-    assert np.abs(measured.unwrapped() - 60 * ALPHAS[:, None]).max() < 25
-    assert [one.share(Status.REACHED) for one in measured.accuracy] == [
-        pytest.approx(0.16, abs=0.15),  # |5 z[1]| < 1 degree
-        1.0,
-    ]
-
-
 # --- evaluate ---
 
 
@@ -305,6 +236,12 @@ def test_stated_values_default_to_what_the_prior_covers(three):
     assert values == pytest.approx(np.linspace(-0.286, 0.286, 5), abs=0.01)
 
 
+def test_values_of_what_is_not_measurable_are_refused():
+    known = [direction(), direction("shear-x")]
+    with pytest.raises(InputError, match="measurable directions alone, got shear-x; measurable"):
+        evaluate(Empty(LatentSpace(6), PictureShape(1, 8, 8)), known, samples=8, values=[0.1])
+
+
 def test_norms_of_the_parts_add_up_to_one(three):
     for norms in three.norms:
         assert list(norms) == ["coarse", "fine"] and sum(norms.values()) == pytest.approx(1)
@@ -338,9 +275,10 @@ def test_another_finder_calibrates_anew():
 
 def test_the_report_counts_directions_and_tells_errors():
     told = []
-    known = [direction(), direction("shear-x")]
+    known = [direction(), direction("translate-y", axis=1, slope=0.2)]
     found = evaluate(Blob(), known, samples=4, values=[0.0, 0.1], report=lambda *t: told.append(t))
-    assert [done for done, _ in told] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 2])
+    shares = np.array([0.2, 0.4, 0.6, 0.8, 1])
+    assert [done for done, _ in told] == pytest.approx([*shares, *(1 + shares)])
     assert [e for _, e in told[:4]] == [one.row()["rms"] for one in found.measured[0].accuracy]
 
 

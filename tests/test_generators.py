@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer import generators
+from steer.checkpoints import save_checkpoint
 from steer.errors import InputError, SteerError
 from steer.generators import DCGAN, VAE, DisVAE, load, pick_device, require_same
 from steer.generators.base import Generator, LatentSpace, PictureShape
-from steer.hub import save_checkpoint
 
 State = dict[str, Tensor]
 

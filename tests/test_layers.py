@@ -15,15 +15,18 @@ import steer
 PACKAGE = Path(steer.__file__).parent
 #: First part of a module's name under `steer` to its floor; folders count as one.
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "files", "hub", "images", "datasets"], 1),
+    **dict.fromkeys(["errors", "registry", "disk", "files", "hub", "checkpoints"], 1),
+    **dict.fromkeys(["images", "sheets", "datasets"], 1),
     **dict.fromkeys(
         ["generators", "transforms", "losses", "measures", "optimise", "batches", "distributions"],
         2,
     ),
     **dict.fromkeys(
-        ["inversion", "trajectories", "directions", "closed_loop", "knobs", "evaluation"], 3
+        ["inversion", "trajectories", "directions", "calibration", "closed_loop", "knobs"], 3
     ),
-    **dict.fromkeys(["fitting", "photos", "rendering", "plots", "training", "scenes"], 3),
+    **dict.fromkeys(
+        ["evaluation", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3
+    ),
     **dict.fromkeys(["cli"], 4),
 }
 FILES = {
@@ -93,7 +96,7 @@ def test_the_ground_floor_starts_from_errors_alone():
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("matplotlib", {"steer.plots"}), ("typer", "cli"), ("rich", "cli"), ("av", {"steer.images"})],
+    [("matplotlib", {"steer.plots"}), ("typer", "cli"), ("rich", "cli"), ("av", {"steer.sheets"})],
 )
 def test_who_may_import_a_library(library, allowed):
     users = {

@@ -288,3 +288,13 @@ def test_tolerances_and_units_are_those_of_the_specification() -> None:
 def test_the_mask_of_intensity_is_the_luminance() -> None:
     picture = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert Intensity()(picture).item() == pytest.approx(0.299)
+
+
+def test_what_another_direction_moves_is_its_property_in_another_unit() -> None:
+    pictures = torch.cat([ellipse(length) for length in (4, 8)])
+    moved = [p for p in map(properties.get, properties.names()) if p.moved_by]
+    assert [(p.name, p.moved_by) for p in moved] == [("area", "zoom")]
+    area, zoom = Measure(["area", "zoom"])(pictures).unbind(1)
+    torch.testing.assert_close(moved[0].in_movers_unit(area), zoom)
+    assert moved[0].in_movers_unit(torch.tensor([-0.1, 0.0])).isfinite().all()
+    assert torch.equal(properties.get("zoom").in_movers_unit(zoom), zoom)

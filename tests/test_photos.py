@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from toys import Linear
 
@@ -16,7 +21,7 @@ from steer.errors import InputError
 from steer.files import load, pack
 from steer.images import write_png
 from steer.inversion import Search
-from steer.photos import invert_photos, preview_of
+from steer.photos import invert_photos, partial_path, preview_of
 
 SEARCH = Search(loss="mse", steps=6, restarts=2, pool=16, tolerance=0.0)
 
@@ -126,10 +131,44 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(linear, album, tmp_
         invert_photos(linear, album, SEARCH, batch=2, out=out, report=interrupted_after(4))
     partial = out.with_name(out.name + ".partial")
     assert partial.exists() and not out.exists()
-    assert len(load(partial, "latents").tensors["z"]) == 4
+    assert len(load(partial, "latents").tensors["z"]) == 6
     again = invert_photos(linear, album, SEARCH, batch=2, out=out, resume=True)
-    assert again.reused == 4 and not partial.exists()
+    assert again.reused == 6 and not partial.exists()
     assert out.read_bytes() == clean.read_bytes()
+
+
+CHOICES = st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(runs=st.lists(st.tuples(CHOICES, st.integers(1, 9)), min_size=2, max_size=5))
+def test_no_sequence_of_resumed_and_cut_runs_loses_a_row(linear, album, tmp_path, runs):
+    """Each run has other photos in another order, and is cut when `cut` of them are reported."""
+    out = tmp_path / "z.safetensors"
+    places = (out, partial_path(out))
+    for place in places:
+        place.unlink(missing_ok=True)
+    done: set[str] = set()
+    for chosen, cut in runs:
+        paths = [album[i] for i in chosen]
+        checksums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        report = interrupted_after(cut - 1)
+        with contextlib.suppress(Interrupted):
+            run = invert_photos(linear, paths, SEARCH, batch=2, out=out, resume=True, report=report)
+            assert run.reused == len(done & set(checksums))
+        reported = checksums[: math.ceil(cut / 2) * 2]
+        done = set(checksums) if len(reported) == len(checksums) else done | set(reported)
+        kept = [load(place).made["checksums"] for place in places if place.exists()]
+        assert done == {checksum for each in kept for checksum in each}
+
+
+def test_a_cut_run_with_other_options_is_gone_on_with_over_an_older_result(linear, album, tmp_path):
+    out, other = tmp_path / "z.safetensors", replace(SEARCH, seed=1)
+    invert_photos(linear, album, SEARCH, out=out)
+    with pytest.raises(Interrupted):
+        invert_photos(linear, album, other, batch=2, out=out, report=interrupted_after(3))
+    again = invert_photos(linear, album, other, batch=2, out=out, resume=True)
+    assert again.reused == 4 and load(out).made["seed"] == 1
 
 
 def test_a_second_run_touches_only_what_is_missing(linear, album, tmp_path):
@@ -191,10 +230,10 @@ def test_a_damaged_leftover_never_counts_as_done(linear, album, tmp_path, which,
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"search": replace(SEARCH, steps=7)}, "other options"),
-        ({"search": replace(SEARCH, loss="mse+l1")}, "other options"),
-        ({"search": replace(SEARCH, seed=1)}, "other seed"),
-        ({"align": "letterbox"}, "other options"),
+        ({"search": replace(SEARCH, steps=7)}, r"this run in options.steps \(6, not 7\)"),
+        ({"search": replace(SEARCH, loss="mse+l1")}, r"options.loss \('mse', not 'mse\+l1'\)"),
+        ({"search": replace(SEARCH, seed=1)}, r"seed \(0, not 1\)"),
+        ({"align": "letterbox"}, r"options.align \('crop', not 'letterbox'\)"),
     ],
 )
 def test_resuming_with_other_options_is_refused(linear, album, tmp_path, other, said):
@@ -223,7 +262,7 @@ def test_latents_of_another_command_are_no_leftovers(linear, album, tmp_path):
     out = tmp_path / "z.safetensors"
     made = how_made("sample", linear.identity(), seed=0)
     save(Artefact("latents", {"z": torch.zeros(2, 6)}, made), out)
-    with pytest.raises(InputError, match="other"):
+    with pytest.raises(InputError, match=r"command \('sample', not 'invert'\)"):
         invert_photos(linear, album[:2], SEARCH, out=out, resume=True)
 
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.integrate import trapezoid
 
+from steer.calibration import calibrate
 from steer.directions import Direction
 from steer.errors import InputError
-from steer.evaluation import Evaluation, calibrate, evaluate
+from steer.evaluation import Evaluation, evaluate
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.plots import (
     density_figure,

@@ -31,6 +31,10 @@ def points(monkeypatch):
     return SimpleNamespace(asked=asked, loaded=loaded, there=there, point=point)
 
 
+def test_an_unknown_name_among_none_says_so():
+    assert str(unknown("direction", "x", [])) == "unknown direction 'x': there is none."
+
+
 def test_a_decorator_registers_and_gives_back_what_it_decorates():
     shapes = Registry("shape")
 

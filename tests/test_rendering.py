@@ -64,7 +64,9 @@ def test_the_ends_of_a_traversal_are_what_the_generator_shows():
     )
     assert traversal(straight(X, AXES[0], 0.1), 0.3, -0.3, 3) == pytest.approx([0.3, 0, -0.3])
     # not measurable: amounts from the middle of the prior
-    assert traversal(straight("shear-x", AXES[0], 0.1, None), None, None, 2) == [-0.15, 0.15]
+    assert traversal(straight("shear-x", AXES[0], 0.1, None), None, None, 2) == pytest.approx(
+        [-0.15, 0.15]
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,3 +237,76 @@ def test_what_names_a_folder(name, folder):
 def test_a_folder_that_looks_like_a_file(tmp_path):
     (tmp_path / "a.png").mkdir()
     assert is_folder(str(tmp_path / "a.png"))
+
+
+def test_a_shorter_run_into_the_same_folder_leaves_only_its_own(blob, knobs, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"kept")
+    long = frames(blob, codes(5), [], knobs, along=X, values=[0.0, 0.1])
+    write_folder(long, tmp_path, [], MADE)
+    write_folder(frames(blob, codes(2), [Setting(X, "set", 0.1)], knobs), tmp_path, [], MADE)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"mine.png", "00000.png", "00001.png", "manifest.json"}
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"items": [3]}'])
+def test_a_manifest_of_something_else_is_not_overwritten(blob, knobs, tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"the manifest of an earlier render at .*manifest\.json"):
+        write_folder(frames(blob, codes(2), [], knobs), tmp_path, [], MADE)
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_a_manifest_names_no_file_outside_its_folder(blob, knobs, tmp_path):
+    outside = tmp_path / "00000.png"
+    outside.write_bytes(b"kept")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    items = [{"file": "../00000.png"}, {"file": str(outside)}]
+    (folder / "manifest.json").write_text(json.dumps({"items": items}))
+    write_folder(frames(blob, codes(2), [], knobs), folder, [], MADE)
+    assert outside.read_bytes() == b"kept"
+
+
+def test_values_of_a_traversal_are_not_rounded(knobs):
+    assert traversal(knobs[X], 0.0, 1e-7, 2) == [0.0, 1e-7]
+
+
+def test_the_ends_of_a_traversal_of_small_values_are_not_rounded_away():
+    assert traversal(straight(X, AXES[0], 0.001), None, None, 2) == pytest.approx([-0.0015, 0.0015])
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (np.linspace(-0.3, 0.3, 7), ["-0.3", "-0.2", "-0.1", "0", "0.1", "0.2", "0.3"]),
+        (np.linspace(0, 1, 9)[:3], ["0", "0.125", "0.25"]),
+        ([1 / 3, 2 / 3], ["0.3333", "0.6667"]),
+        ([-1e-5, 1e-5], ["-1e-05", "1e-05"]),
+        ([-180.0, 180.0], ["-180", "180"]),
+        ([0.1], ["0.1"]),
+    ],
+)
+def test_labels_are_rounded_and_what_is_asked_is_not(blob, knobs, values, labels):
+    knob = straight("shear-x", AXES[3], 1.0, None)
+    shown = frames(blob, codes(1), [], {"shear-x": knob}, along="shear-x", values=list(values))
+    assert [frame.label for frame in shown] == labels
+    assert [frame.controlled.asked.item() for frame in shown] == list(values)
+
+
+def test_what_cannot_be_measured_has_no_mark(blob, knobs, monkeypatch):
+    written = {}
+    monkeypatch.setattr(
+        "steer.rendering.grid", lambda rows, **options: written.update(options) or torch.zeros(1)
+    )
+    knobs["shear-x"] = straight("shear-x", AXES[3], 0.1, None)
+    asked = [Setting("shear-x", "shift", 0.1), Setting(X, "set", 0.1)]
+    as_grid(frames(blob, codes(2), asked, knobs))
+    assert all(abs(float(mark) - 0.1) < 0.003 for mark in written["marks"][0])
+
+
+def test_a_longer_run_over_a_shorter_one(blob, knobs, tmp_path):
+    for n in (2, 4):
+        write_folder(frames(blob, codes(n), [], knobs), tmp_path, [], MADE)
+    listed = json.loads((tmp_path / "manifest.json").read_text())["items"]
+    there = {path.name for path in tmp_path.glob("*.png")}
+    assert {item["file"] for item in listed} == there and len(there) == 4

@@ -164,7 +164,7 @@ def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(tmp_pat
         return whole(pictures, at, noise) if at < 6 else {"reconstruction": math.nan}
 
     made.step = spoilt
-    with pytest.raises(SteerError, match="reconstruction is not finite at step 8; the last good"):
+    with pytest.raises(SteerError, match="reconstruction is not finite at step 8; the last che"):
         run(tmp_path, made)
     saved = torch.load(tmp_path / STATE, weights_only=True)
     assert saved["step"] == 4 and not (tmp_path / "model.safetensors").exists()
@@ -172,6 +172,33 @@ def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(tmp_pat
     again = run(tmp_path, resume=True)
     clean = run(tmp_path.with_name(tmp_path.name + "-clean"))
     assert (again / "model.safetensors").read_bytes() == (clean / "model.safetensors").read_bytes()
+
+
+def test_without_a_checkpoint_none_is_promised_and_the_folder_is_free(tmp_path):
+    made = objective()
+    made.step = lambda *_: {"reconstruction": math.inf}
+    with pytest.raises(SteerError, match="at step 4; there was no checkpoint yet"):
+        run(tmp_path / "run", made)
+    again = train(
+        objective(5), Small(), tmp_path / "run", {**OPTIONS_MADE, "steps": 5},
+        steps=5, batch=16, every=4,
+    )  # fmt: skip
+    assert json.loads((again / OPTIONS).read_text())["steps"] == 5
+    assert [row["step"] for row in log_of(again)] == [4, 5]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_died_before_its_first_checkpoint_gives_way(tmp_path, resume):
+    with pytest.raises(Killed):
+        run(tmp_path / "run", killed_at(2))
+    assert (tmp_path / "run" / OPTIONS).exists()
+    other, how = {**OPTIONS_MADE, "steps": 5}, {"steps": 5, "batch": 16, "every": 4}
+    folders = [
+        train(objective(5), Small(), tmp_path / name, other, resume=resume, **how)
+        for name in ("run", "clean")
+    ]
+    for name in ("model.safetensors", OPTIONS):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -323,6 +350,13 @@ def test_the_rate_falls_to_nothing():
         rates.append(made.optimiser.param_groups[0]["lr"])
     assert rates[0] == 0.1 and rates[5] == pytest.approx(0.05) and rates[9] < 0.003
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["beta", "rate", "sigma"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_numbers_that_cannot_be(name, value):
+    with pytest.raises(InputError, match=rf"expected {name} of .* or more, got {value:g}"):
+        objective(**{name: value})
 
 
 def test_an_unknown_likelihood():

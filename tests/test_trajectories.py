@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from steer.errors import InputError
 from steer.files import finished_shards, load, shard_path
 from steer.inversion import Search
 from steer.trajectories import Follow, Trajectories, follow, follow_in_shards
+from steer.transforms import transforms
 
 SLOPE = 0.12
 FINE = Search(loss="mse", rate=0.1, final_rate=0.005, tolerance=1e-9)
@@ -148,6 +150,41 @@ def test_the_cut_changes_nothing(blob, cut, batch):
 def test_wrong_options(wrong, said):
     with pytest.raises(InputError, match=said):
         Follow(**{"transform": "translate-x", **wrong})
+
+
+@pytest.mark.parametrize(("sides", "extent"), [((-1, 1), 0.3), ((1,), 0.9), ((-1,), 0.3)])
+def test_limits_of_each_side(sides, extent, monkeypatch):
+    """A transform of a plugin need not go as far on both sides."""
+    lopsided = replace(transforms.get("zoom"), limits=(-0.3, 0.9))
+    monkeypatch.setattr(Follow, "warp", property(lambda self: lopsided))
+    assert Follow("zoom", extent=extent, sides=sides).reach == extent
+    with pytest.raises(InputError, match=f"at most {extent:g} log2 for zoom, got"):
+        Follow("zoom", extent=extent + 0.01, sides=sides)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (Follow("translate-x", extent=1.0), "translate-x that leaves pixels for blurred-mse"),
+        (Follow("translate-y", extent=0.7, search=Search(loss="dssim")), "leaves pixels for dssim"),
+        (Follow("hue"), "colour pictures of 3 channels; got 1"),
+        (Follow("zoom", search=Search(loss="nothing")), "unknown loss 'nothing'"),
+        (Follow("zoom", search=Search(sigma=-1.0)), "a sigma above 0"),
+    ],
+)
+def test_what_cannot_be_followed_is_said_before_the_work(blob, tmp_path, monkeypatch, how, said):
+    monkeypatch.setattr("steer.trajectories.minimise", None)
+    with pytest.raises(InputError, match=said):
+        follow(blob, how, starts=2)
+    with pytest.raises(InputError, match=said):
+        follow_in_shards(blob, how, 2, tmp_path / "shards", {})
+    assert not (tmp_path / "shards").exists()
+
+
+def test_the_largest_shift_that_leaves_a_pixel_is_followed(blob):
+    """A shift by 22 of 24 columns leaves 2 of the start's; by 23, 1."""
+    how = Follow("translate-x", extent=22 / 24, points=1, steps=1)
+    assert follow(blob, how, starts=2).error.isfinite().all()
 
 
 def test_the_report_counts_to_the_number_of_targets(blob):

@@ -99,6 +99,9 @@ def main() -> NoReturn:
 
 def _sentence(error: BaseException) -> str:
     text = error.format_message() if isinstance(error, _CommandLineError) else str(error)
+    came = getattr(error.__cause__, "errors", None)
+    if isinstance(error, _CommandLineError) and callable(came):
+        text = f"{text.rstrip('.')}, got {came()[0]['input']!r}"
     text = " ".join(text.split())
     return text if text.endswith((".", "?")) else f"{text}."
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import options
 from steer.cli.options import Batch, Device, Directions, Json, Measure, Model, Quiet, Seed
 from steer.errors import InputError
+
+if TYPE_CHECKING:
+    from steer.evaluation import Evaluation
 
 NAME = "evaluate"
 
@@ -37,24 +40,25 @@ def command(
 
     Example: steer evaluate --direction translate-x -o report/
     """
+    from steer.disk import make_folder
     from steer.evaluation import evaluate
-    from steer.files import how_made, make_folder, save_json
+    from steer.files import how_made
 
     if out is not None and str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
+    asked = None
+    if values is not None:
+        asked = [options.number(text, "--values") for text in values.split(",")]
     generator = options.open_generator(model, device)
     names = direction or sorted(generator.directions)
     if not names:
         raise InputError(f"expected --direction: {generator.name} comes with none.")
-    given = [options.open_direction(text, generator) for text in names]
-    asked = None
-    if values is not None:
-        asked = [options.number(text, "--values") for text in values.split(",")]
+    known = [options.open_direction(text, generator) for text in names]
     if out is not None:
         make_folder(out)
-    with options.progress("evaluating", 1, quiet) as bar:
+    with options.progress("evaluating", len(known), quiet) as bar:
         found = evaluate(
-            generator, given, measure,
+            generator, known, measure,
             samples=n, values=asked, seed=seed, batch=batch, report=bar,
         )  # fmt: skip
     made = how_made(
@@ -62,27 +66,34 @@ def command(
     )
     summary = {"rows": found.table(), "made": made}
     if out is not None:
-        from steer.plots import save_all
-
-        save_json(out / "evaluation.json", summary)
-        save_all(found, out)
+        _save(found, summary, out)
     if json_:
         options.print_json(summary)
     else:
         _print(found.table())
 
 
+def _save(found: Evaluation, summary: dict[str, Any], out: Path) -> None:
+    from steer.disk import save_json
+    from steer.plots import save_all
+
+    save_json(out / "evaluation.json", summary)
+    save_all(found, out)
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     """A table for each direction: what was asked, and how near the measured values came."""
     for row in rows:
-        unit, r2 = row["unit"], row["quality"].get("held_out_r2", float("nan"))
+        r2 = row["quality"].get("held_out_r2", float("nan"))
         lines = [
             [a["loop"], *map(_number, (a["value"], a["rms"], a["rms_reached"])),
              *map(_percent, (a["reached"], a["no_object"])), _number(a["evaluations"])]
             for a in row["accuracy"]
         ]  # fmt: skip
         headings = ("loop", "asked", "rms", "rms of reached", "reached", "no object", "passes")
-        title = f"{row['direction']} ({unit}): R^2 held out {r2:.3f}"
+        title = f"{row['direction']} ({row['unit']}): R^2 held out {r2:.3f}"
+        if row["monotone"] is None:
+            title += ", not measured"
         options.print_table(lines, headings, title)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options
+from steer.cli.given import refuse_given
 from steer.cli.options import Batch, Device, Json, Measure, OptionalModel, Quiet, Seed
 from steer.cli.trajectories import (
     Constraint,
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from steer.trajectories import Trajectories
 
 NAME = "fit-direction"
+#: Options that say how a transform is followed.
+FOLLOWING = ("starts", "extent", "points", "steps", "loss", "sigma", "constraint")
 
 
 def command(
+    context: typer.Context,
     trajectories: Annotated[
         list[str] | None,
         typer.Option("--trajectories", help="Trajectories to fit; several are merged."),
@@ -72,45 +76,62 @@ def command(
     options.refuse_json_on_stdout(json_, target)
     from steer.files import load, save
     from steer.fitting import fit_direction
-    from steer.measures import finders
-    from steer.trajectories import follow
+    from steer.trajectories import Follow
 
-    if measure is not None:
-        finders.get(measure)  # says that there is none of that name before the work
-    if trajectories:
-        artefacts = [load(path, "trajectories") for path in trajectories]
-        generator = options.open_generator(model, device, artefacts[0])
-        known, source = _merged(trajectories, artefacts), artefacts[0].made["options"]
-        followed = str(source["transform"])
-        if transform not in (None, followed):
-            raise InputError(f"expected trajectories of {transform}, got those of {followed}.")
+    given = [load(path, "trajectories") for path in trajectories or []]
+    how: str | Follow
+    if given:
+        refuse_given(context, FOLLOWING, "beside --trajectories, which were followed already")
+        how = _followed(given[0], transform)
     else:
-        followed = transform or "translate-x"
-        how = follow_options(followed, extent, points, steps, loss, sigma, constraint, seed)
-        generator = options.open_generator(model, device)
-        with options.progress(f"following {followed}", starts * points, quiet) as bar:
-            known = follow(generator, how, starts, batch=batch, report=bar)
-        source = {**how.facts, "starts": starts}
-    direction = fit_direction(
-        generator, followed, known, source=source, find=measure, samples=samples, seed=seed,
-        worst=worst, threshold=threshold, smoothness=smoothness,
-    )  # fmt: skip
-    save(direction.artefact(), target)
+        how = follow_options(
+            transform or "translate-x", extent, points, steps, loss, sigma, constraint, seed
+        )
+    followed = how.transform if isinstance(how, Follow) else how
+    _refuse_what_does_nothing(context, followed, threshold)
+    generator = options.open_generator(model, device, given[0] if given else None)
+    bar_is_off = quiet or bool(given)
+    with options.progress(f"following {followed}", starts * points, bar_is_off) as bar:
+        direction = fit_direction(
+            generator, how, _merged(trajectories or [], given), starts=starts, seed=seed,
+            find=measure, samples=samples, batch=batch, report=bar,
+            source=given[0].made["options"] if given else None,
+            worst=worst, threshold=threshold, smoothness=smoothness,
+        )  # fmt: skip
+    artefact = direction.artefact()
+    save(artefact, target)
     if json_:
-        made = direction.artefact().made
-        options.print_json({"output": target, **direction.facts, **made})
+        options.print_json({"output": target, **direction.facts, **artefact.made})
 
 
-def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories:
+def _refuse_what_does_nothing(
+    context: typer.Context, followed: str, threshold: float | None
+) -> None:
+    from steer.measures import properties
+
+    if threshold is not None:
+        refuse_given(context, ("worst",), "beside --threshold, which drops codes instead of it")
+    if followed not in properties:
+        refuse_given(context, ("measure", "samples"), f"with {followed}, which is not measurable")
+
+
+def _followed(artefact: Artefact, transform: str | None) -> str:
+    """What the trajectories follow; InputError where another transform is asked for."""
+    followed = str(artefact.made.get("options", {}).get("transform"))
+    if transform not in (None, followed):
+        raise InputError(f"expected trajectories of {transform}, got those of {followed}.")
+    return followed
+
+
+def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories | None:
     """All trajectories as one set; InputError where they are not of one generator and transform."""
     import torch
 
     from steer.trajectories import Trajectories
 
     def what(artefact: Artefact) -> tuple[str, str]:
-        made = artefact.made
-        followed = made.get("options", {}).get("transform")
-        return str(followed), str(made.get("generator", {}).get("checksum"))[:12]
+        checksum = artefact.made.get("generator", {}).get("checksum")
+        return _followed(artefact, None), str(checksum)[:12]
 
     for name, artefact in zip(names, artefacts, strict=True):
         if what(artefact) != what(artefacts[0]):
@@ -118,5 +139,7 @@ def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories:
                 f"expected trajectories of one transform and generator, {names[0]} holds "
                 f"{what(artefacts[0])} and {name} {what(artefact)}."
             )
+    if not artefacts:
+        return None
     columns = artefacts[0].tensors
     return Trajectories(**{c: torch.cat([a.tensors[c] for a in artefacts]) for c in columns})

@@ -65,7 +65,8 @@ def _cached(families: list[str]) -> dict[str, str]:
 
 
 def _family(folder: Path) -> str | None:
-    from steer.hub import locate, read_config
+    from steer.checkpoints import read_config
+    from steer.hub import locate
 
     try:
         return read_config(locate(str(folder))).get("family")

@@ -132,7 +132,7 @@ def number(text: str, where: str) -> float:
 
 def print_json(summary: dict[str, Any]) -> None:
     """One JSON object on standard output; what is not finite becomes null."""
-    from steer.files import plain
+    from steer.disk import plain
 
     with _standard_output():
         print(json.dumps(plain(summary), sort_keys=True), flush=True)
@@ -183,25 +183,27 @@ def refuse_json_on_stdout(json_: bool, out: str) -> None:
 def save_or_pipe(out: str | None, default: str) -> str:
     """Where an artefact goes: -o, or a pipe where standard output is one, or the file `default`.
 
-    Checked before the work that fills it, as `check_place` does.
+    Checked before the work that fills it, as `check_place` does: it ends as `default` does, so that
+    no picture is replaced by latents.
     """
     if out is None and is_terminal(sys.stdout):
         note(f"writing {default}")
         out = default
     if out is not None:
-        check_place(out)
-    return out or "-"
+        check_place(out, (Path(default).suffix,))
+    return "-" if out is None else out
 
 
 def check_place(out: str | Path, suffixes: Sequence[str] = ()) -> None:
     """InputError where no file can be written at `out`, so that long work does not end with it.
 
-    `suffixes` are the endings that are written.
+    `suffixes` are the endings that are written; a device or a named pipe may be called anything.
     """
     if str(out) == "-":
         return
     path = Path(out).absolute()
-    if suffixes and path.suffix.lower() not in suffixes:
+    replaced = path.is_file() or not path.exists()
+    if suffixes and replaced and path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write {out}: expected a name in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import options
+from steer.cli.given import refuse_given
 from steer.cli.options import Batch, Device, Directions, Json, Measure, OptionalModel, Quiet, Seed
 from steer.errors import InputError
 
@@ -25,12 +27,13 @@ FILMS = (".gif", ".mp4")
 
 
 def command(
+    context: typer.Context,
     source: Annotated[
         str | None, typer.Argument(metavar="LATENTS", help="Latents file, or - for a pipe.")
     ] = None,
     latents: Annotated[str | None, typer.Option("--latents", help="The same.")] = None,
     model: OptionalModel = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Codes to draw without latents.")] = 6,
+    n: Annotated[int, typer.Option("-n", min=1, help="Codes to draw, without latents.")] = 6,
     direction: Directions = [],  # noqa: B006
     set_: Annotated[
         list[str], typer.Option("--set", help="NAME=VALUE: the measured value. Repeatable.")
@@ -51,9 +54,13 @@ def command(
         bool, typer.Option("--exact", help="Close the loop on the measured value of each item.")
     ] = False,
     tolerance: Annotated[
-        float | None,
-        typer.Option("--tolerance", min=0, help="Of --exact; by default the property's own."),
-    ] = None,
+        list[str],
+        typer.Option(
+            "--tolerance",
+            help="What counts as reached: a number, or NAME=VALUE for each of several units; by "
+            "default the property's own.",
+        ),
+    ] = [],  # noqa: B006
     measure: Measure = None,
     out: Annotated[
         str | None,
@@ -73,42 +80,83 @@ def command(
 
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
+    # parse
     target = out if out is not None else options.save_or_pipe(None, "render.png")
     options.refuse_json_on_stdout(json_, target)
-    from steer.files import how_made
-    from steer.rendering import draw, frames, is_folder, manifest, traversal, write_folder
-
-    settings = _settings(set_, shift, distribution)
+    settings, within = _settings(set_, shift, distribution), _tolerance(tolerance)
     artefact = _latents(source, latents)
     generator = options.open_generator(model, device, artefact)
     z = options.codes_of(artefact, generator) if artefact else generator.latent.sample(n, seed)
     given = [options.open_direction(text, generator) for text in direction]
     known = _known(given, settings, generator)
     along = _along(given, settings, low is not None or high is not None)
-    values = traversal(along, low, high, steps) if along else []
-    _prepare(target, film=bool(along))
+    scene = _Scene(generator, artefact, z, settings, known, along)
+    _refuse_without_effect(context, scene, target)
+    values = scene.walk(low, high, steps)
+    _prepare(target, film=along is not None)
+    # work
     with options.progress("rendering", len(values) or 1, quiet) as bar:
-        shown = frames(
-            generator, z, settings, known, along=along.name if along else None, values=values,
-            find=measure, exact=exact, tolerance=tolerance, batch=batch, report=bar,
-        )  # fmt: skip
-    used = {name: one.made for name, one in known.items()}
-    made = how_made(
-        "render", generator.identity(), seed=None if artefact else seed,
-        latents=artefact.made if artefact else None, directions=used, set=set_, shift=shift,
-        distribution=distribution, traversal=values, exact=exact, tolerance=tolerance,
-        measure=measure,
+        shown = scene.frames(
+            values, find=measure, exact=exact, tolerance=within, batch=batch, report=bar
+        )
+    # write
+    made = scene.made(
+        None if artefact else seed, set=set_, shift=shift, distribution=distribution,
+        traversal=values, exact=exact, tolerance=within, measure=measure,
     )  # fmt: skip
-    names = artefact.made.get("pictures", []) if artefact else []
-    if target != "-" and is_folder(target):
-        summary = write_folder(shown, Path(target), names, made)
-    else:
-        before = draw(generator, z, batch) if settings and along is None else None
-        _write(shown, target, fps, _title(settings, along), before)
-        summary = manifest(shown, [[target] * len(z)] * len(shown), names, made)
+    summary = _write(shown, scene, target, made, fps, batch)
     _warn(shown)
     if json_:
         options.print_json({"output": target, **summary})
+
+
+@dataclass
+class _Scene:
+    """What is to be drawn: codes [n, d] with settings, along a direction or not."""
+
+    generator: Generator
+    artefact: Artefact | None
+    z: Tensor
+    settings: list[Setting]
+    known: dict[str, Direction]
+    along: Direction | None
+
+    def walk(self, low: float | None, high: float | None, steps: int) -> list[float]:
+        """The values of the traversal, if there is one."""
+        from steer.rendering import traversal
+
+        return traversal(self.along, low, high, steps) if self.along else []
+
+    def frames(self, values: list[float], **how: Any) -> list[Frame]:
+        """The pictures."""
+        from steer.rendering import frames
+
+        along = self.along.name if self.along else None
+        return frames(
+            self.generator, self.z, self.settings, self.known, along=along, values=values, **how
+        )
+
+    def made(self, seed: int | None, **asked: Any) -> dict[str, Any]:
+        """How the pictures came about."""
+        from steer.files import how_made
+
+        return how_made(
+            "render", self.generator.identity(), seed=seed,
+            latents=self.artefact.made if self.artefact else None,
+            directions={name: one.made for name, one in self.known.items()}, **asked,
+        )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """The pictures that the codes were found for."""
+        return self.artefact.made.get("pictures", []) if self.artefact else []
+
+    @property
+    def title(self) -> str:
+        from steer.rendering import describe
+
+        walk = f"{self.along.name}, {self.along.unit}" if self.along else ""
+        return describe(self.settings) or walk
 
 
 def _latents(source: str | None, latents: str | None) -> Artefact | None:
@@ -118,6 +166,29 @@ def _latents(source: str | None, latents: str | None) -> Artefact | None:
 
     text = latents if source is None else source
     return None if text is None else load(text, "latents")
+
+
+def _refuse_without_effect(context: typer.Context, scene: _Scene, target: str) -> None:
+    """InputError for options that do nothing beside the others."""
+    if scene.artefact:
+        refuse_given(context, ("n", "seed"), "with latents, which are the codes")
+    if scene.along is None:
+        refuse_given(context, ("steps",), "without a traversal, which takes a --direction")
+        if not scene.settings:
+            refuse_given(context, ("exact", "tolerance", "measure"), "where nothing is set")
+    if not _is_film(target):
+        refuse_given(context, ("fps",), f"for {target}, which is no animation")
+
+
+def _tolerance(texts: list[str]) -> float | dict[str, float] | None:
+    """One number for all properties, or numbers by name."""
+    if not any("=" in text for text in texts):
+        numbers = [options.number(text, "--tolerance") for text in texts]
+        if len(numbers) > 1:
+            raise InputError(f"expected one --tolerance, or NAME=VALUE each, got {numbers}.")
+        return numbers[0] if numbers else None
+    pairs = options.assignments(texts, "--tolerance")
+    return {name: options.number(value, f"--tolerance {name}") for name, value in pairs}
 
 
 def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> list[Setting]:
@@ -146,7 +217,7 @@ def _known(
 
     InputError for a setting that none of them moves.
     """
-    from steer.knobs import direction_for
+    from steer.knobs import direction_for, mover
     from steer.measures import properties
     from steer.registry import unknown
     from steer.transforms import transforms
@@ -158,7 +229,7 @@ def _known(
         known[direction.name] = direction
     names = {*known, *generator.directions, *properties.names(), *transforms.names()}
     for setting in settings:
-        name = _mover(setting)
+        name = mover(setting.name)
         if name not in known and name in generator.directions:
             known[name] = options.open_direction(name, generator)
         if setting.name not in names:
@@ -167,14 +238,11 @@ def _known(
     return known
 
 
-def _mover(setting: Setting) -> str:
-    """The direction that a setting needs."""
-    return "zoom" if setting.name == "area" else setting.name
-
-
 def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Direction | None:
     """The direction of the traversal: the one that no setting uses."""
-    used = {_mover(setting) for setting in settings}
+    from steer.knobs import mover
+
+    used = {mover(setting.name) for setting in settings}
     free = [direction for direction in given if direction.name not in used]
     if not free and asked:
         raise InputError("expected --direction for the traversal that --from and --to name.")
@@ -184,41 +252,56 @@ def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Dire
     return free[0] if free else None
 
 
+def _is_film(target: str) -> bool:
+    from steer.rendering import is_folder
+
+    return target.lower().endswith(FILMS) and not is_folder(target)
+
+
 def _prepare(target: str, film: bool) -> None:
     """InputError for a place that cannot be written, before the work; makes the folder."""
-    from steer.files import make_folder
-    from steer.rendering import is_folder
+    from steer.disk import make_folder
+    from steer.rendering import earlier_pictures, is_folder
 
     if target == "-":
         return
     if is_folder(target):
         make_folder(Path(target))
+        earlier_pictures(Path(target))
         return
     options.check_place(target, (".png", *FILMS))
-    if target.lower().endswith(FILMS) and not film:
+    if _is_film(target) and not film:
         raise InputError(f"expected --direction for a traversal to animate as {target}.")
 
 
-def _title(settings: list[Setting], along: Direction | None) -> str:
-    from steer.rendering import describe
-
-    return describe(settings) or (f"{along.name}, {along.unit}" if along else "")
-
-
 def _write(
-    shown: list[Frame], target: str, fps: float, title: str, originals: Tensor | None
-) -> None:
-    """The frames as a film or one labelled picture."""
-    from steer.files import write_stdout
-    from steer.images import to_png, write_png
-    from steer.rendering import as_grid, write_film
+    shown: list[Frame], scene: _Scene, target: str, made: dict[str, Any], fps: float, batch: int
+) -> dict[str, Any]:
+    """The frames as a folder, a film or one labelled picture; what its manifest says."""
+    from steer.rendering import is_folder, manifest, write_film, write_folder
 
-    if target.lower().endswith(FILMS):
+    if target != "-" and is_folder(target):
+        return write_folder(shown, Path(target), scene.names, made)
+    if _is_film(target):
         write_film(shown, Path(target), fps)
-    elif target == "-":
-        write_stdout(to_png(as_grid(shown, title, originals)))
     else:
-        write_png(target, as_grid(shown, title, originals))
+        _write_grid(shown, scene, target, batch)
+    return manifest(shown, [[target] * len(scene.z)] * len(shown), scene.names, made)
+
+
+def _write_grid(shown: list[Frame], scene: _Scene, target: str, batch: int) -> None:
+    """One labelled picture; what was set stands under what was there before."""
+    from steer.disk import write_stdout
+    from steer.images import to_png, write_png
+    from steer.rendering import as_grid, draw
+
+    moved = scene.settings and scene.along is None
+    before = draw(scene.generator, scene.z, batch) if moved else None
+    picture = as_grid(shown, scene.title, before)
+    if target == "-":
+        write_stdout(to_png(picture))
+    else:
+        write_png(target, picture)
 
 
 def _warn(shown: list[Frame]) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options
-from steer.cli.options import Device, Json, Model, Seed
+from steer.cli.options import Device, Json, Model, Quiet, Seed
+from steer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steer.generators import LatentSpace
 
 NAME = "sample"
+MOST = 2**26  # numbers in one file: 256 MiB, and a few times that in memory
+CHUNK = 10_000  # codes drawn between two movements of the bar
 
 
 def command(
@@ -21,6 +29,7 @@ def command(
     ] = None,
     device: Device = "cpu",
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw latent codes from the generator's prior.
 
@@ -32,6 +41,25 @@ def command(
 
     generator = options.open_generator(model, device)
     made = how_made("sample", generator.identity(), seed=seed, n=n)
-    save(Artefact("latents", {"z": generator.latent.sample(n, seed)}, made), target)
+    z = _draw(generator.latent, n, seed, quiet)
+    save(Artefact("latents", {"z": z}, made), target)
     if json_:
         options.print_json({"latents": target, "n": n, "dim": generator.latent.dim, **made})
+
+
+def _draw(latent: LatentSpace, n: int, seed: int, quiet: bool) -> Tensor:
+    """Codes [n, dim]; InputError where they would not fit in memory."""
+    import torch
+
+    most = MOST // latent.dim
+    if n > most:
+        raise InputError(
+            f"expected -n of at most {most} for codes of {latent.dim} numbers, got {n} "
+            f"({n * latent.dim * 4 / 1e9:.3g} GB): draw parts with other seeds."
+        )
+    codes = []
+    with options.progress("sampling", n, quiet or n <= CHUNK) as bar:
+        for first in range(0, n, CHUNK):
+            codes.append(latent.sample(min(CHUNK, n - first), seed, first))
+            bar(first + len(codes[-1]), "")
+    return torch.cat(codes)

@@ -9,9 +9,13 @@ import typer
 
 from steer.cli import options
 from steer.cli.options import Device, Json
+from steer.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steer.files import Artefact
+    from steer.generators import Generator
 
 NAME = "show"
 
@@ -30,7 +34,8 @@ def command(
 
     Example: steer show translate-x.safetensors -o translate-x.png
     """
-    from steer.files import load, write_atomically, write_stdout
+    from steer.disk import flat, write_atomically, write_stdout
+    from steer.files import load
 
     if out is not None:
         options.check_place(out, (".png",))
@@ -46,7 +51,7 @@ def command(
     if json_:
         options.print_json(summary)
         return
-    rows = [(key, _text(value)) for key, value in _flat(summary).items()]
+    rows = [(key, _text(value)) for key, value in flat(summary).items()]
     options.print_table(rows, title=f"{file}: {artefact.kind}")
 
 
@@ -54,11 +59,11 @@ def describe(artefact: Artefact) -> dict[str, Any]:
     """Kind, tensors, what the numbers are like, and how it was made."""
     tensors = {
         name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
-        for name, t in artefact.tensors.items()
+        for name, t in sorted(artefact.tensors.items())
     }
     numbers = {
         name: {"median": float(t.double().median()), "largest": float(t.double().max())}
-        for name, t in artefact.tensors.items()
+        for name, t in sorted(artefact.tensors.items())
         if name.split(".")[0] in ("loss", "error", "evaluations") and t.numel()
     }
     return {"kind": artefact.kind, "tensors": tensors, "numbers": numbers, "made": artefact.made}
@@ -71,27 +76,46 @@ def _png(artefact: Artefact, device: str) -> bytes:
         from steer.plots import png, response_figure
 
         return png(response_figure(Direction.of(artefact)))
-    from steer.images import grid, to_png
+    if artefact.kind not in ("latents", "trajectories"):
+        raise InputError(
+            f"expected latents, trajectories or a direction to draw, got {artefact.kind}."
+        )
+    from steer.images import to_png
     from steer.rendering import Frame, as_grid, draw
 
     generator = options.open_generator(None, device, artefact)
-    if artefact.kind == "latents":
-        return to_png(
-            as_grid([Frame("", draw(generator, options.codes_of(artefact, generator)[:64]))])
-        )
-    z, shift = artefact.tensors["z"][:8], artefact.tensors["shift"][0].tolist()
-    rows = [list(draw(generator, codes)) for codes in z]
-    title = f"trajectories of {artefact.made['options']['transform']}"
-    return to_png(grid(rows, column_labels=[f"{s:g}" for s in shift], title=title))
+    if artefact.kind == "trajectories":
+        return to_png(_followed(artefact, generator))
+    codes = options.codes_of(artefact, generator)[:64]
+    return to_png(as_grid([Frame("", draw(generator, codes))]))
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+def _followed(artefact: Artefact, generator: Generator) -> Tensor:
+    """The first trajectories, a row each; InputError where they are none of the generator's."""
+    from steer.rendering import draw
+    from steer.sheets import grid
+
+    z, shift = (artefact.tensors.get(name) for name in ("z", "shift"))
+    dim = generator.latent.dim
+    if (
+        z is None
+        or shift is None
+        or not z.numel()
+        or z.shape != (*shift.shape, dim)
+        or z.dim() != 3
+    ):
+        raise InputError(
+            f"expected trajectories z [n, p, {dim}] and shift [n, p] of "
+            f"{generator.name}, got z {_shape(z)} and shift {_shape(shift)}."
         )
-    return flat
+    rows = [list(draw(generator, codes)) for codes in z[:8]]
+    followed = artefact.made.get("options", {}).get("transform", "an unknown transform")
+    labels = [f"{value:g}" for value in shift[0].tolist()]
+    return grid(rows, column_labels=labels, title=f"trajectories of {followed}")
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else str(list(tensor.shape))
 
 
 def _text(value: Any) -> str:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import options
+from steer.cli.given import refuse_given
 from steer.cli.options import Device, Json, Quiet, Resume, Seed
 from steer.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from steer.datasets import Dataset
+    from steer.generators.vae import VAE
 
 NAME = "train-vae"
 
 
 def command(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="A folder or zip of pictures, sprites, or sprites-grey.")
     ] = "sprites",
@@ -47,20 +55,21 @@ def command(
 ) -> None:
     """Train a beta-VAE and write it as a folder that --model loads.
 
+    Pictures that cannot be read are named on stderr, the others are trained on, and the status is
+    3. A run that ended before its first checkpoint left nothing to go on with: its folder is free
+    for another.
+
     Example: steer train-vae sprites --beta 4 -o my-vae
     """
-    import torch
-
-    from steer.datasets import open_dataset
-    from steer.generators import PictureShape, pick_device
-    from steer.generators.vae import VAE
-    from steer.training.loop import train
+    from steer.generators import pick_device
+    from steer.training.loop import STATE, train
     from steer.training.vae import BetaVAE
 
     if str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
+    _refuse_what_does_nothing(context, data, likelihood)
     widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
-    dataset = open_dataset(data, size, channels)
+    dataset, left_out = _open(data, size, channels)
     chosen: dict[str, Any] = {
         "data": dataset.name,
         "latent": latent,
@@ -79,24 +88,50 @@ def command(
         "rate": rate,
         "warm_up": warm_up,
     }
-    torch.manual_seed(seed)
-    vae = VAE(PictureShape(*dataset.shape), latent, chosen["widths"], chosen["dense"], broadcast)
-    vae.to(pick_device(device)).to(memory_format=torch.channels_last)
-    with options.progress("training", steps, quiet, out) as bar:
+    objective = BetaVAE(_drawn(dataset.shape, chosen, pick_device(device)), **trained)
+    for reason in left_out:
+        options.note(f"left out: {reason}")
+    with options.progress("training", steps, quiet, out / STATE) as bar:
         train(
-            BetaVAE(vae, **trained),
-            dataset,
-            out,
-            {**chosen, **trained},
-            steps=steps,
-            batch=batch,
-            seed=seed,
-            every=every,
-            resume=resume,
+            objective, dataset, out, {**chosen, **trained},
+            steps=steps, batch=batch, seed=seed, every=every, resume=resume,
             report=lambda step, stats: bar(step, stats["reconstruction"]),
-        )
+        )  # fmt: skip
     if json_:
-        options.print_json({"model": str(out), **chosen, **trained})
+        reasons = [str(reason) for reason in left_out]
+        options.print_json({"model": str(out), "left_out": reasons, **chosen, **trained})
+    if left_out:
+        raise typer.Exit(3)
+
+
+def _refuse_what_does_nothing(context: typer.Context, data: str, likelihood: str) -> None:
+    from steer.datasets import datasets
+
+    if data in datasets:
+        beside = f"with the procedural set {data}, whose pictures have a shape of their own"
+        refuse_given(context, ("size", "channels"), beside)
+    if likelihood == "bernoulli":
+        refuse_given(context, ("sigma",), "with --likelihood bernoulli, which has no spread")
+
+
+def _open(data: str, size: int, channels: int) -> tuple[Dataset, list[InputError]]:
+    """The pictures, and why some of a folder or zip cannot be read."""
+    from steer.datasets import open_dataset
+
+    left_out: list[InputError] = []
+    return open_dataset(data, size, channels, left_out.append), left_out
+
+
+def _drawn(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.device) -> VAE:
+    """A VAE with weights drawn from the seed."""
+    import torch
+
+    from steer.generators import PictureShape
+    from steer.generators.vae import VAE
+
+    torch.manual_seed(chosen["seed"])
+    sizes = (chosen[name] for name in ("latent", "widths", "dense", "broadcast"))
+    return VAE(PictureShape(*shape), *sizes).to(device).to(memory_format=torch.channels_last)
 
 
 def _sizes(text: str, option: str) -> list[int]:

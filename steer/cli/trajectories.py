@@ -74,7 +74,6 @@ def command(
         transform, extent, points, steps, loss, sigma, constraint, seed, naive=naive
     )
     generator = options.open_generator(model, device)
-    how.search.loss_for(generator)  # says what is wrong with it before anything is written
     made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **how.facts)
     whole = target.endswith(".safetensors")
     with _shards(target, whole) as folder:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from steer.checkpoints import Checkpoint, read_checkpoint
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.generators.dcgan import DCGAN
 from steer.generators.vae import VAE, DisVAE
-from steer.hub import Checkpoint, locate, read_checkpoint
+from steer.hub import locate
 from steer.registry import Registry
 
 __all__ = [

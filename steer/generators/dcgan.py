@@ -6,9 +6,9 @@ import re
 
 from torch import Tensor, nn
 
+from steer.checkpoints import Checkpoint, match_state
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
-from steer.hub import Checkpoint, match_state
 
 
 class DCGAN(Generator):

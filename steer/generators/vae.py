@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steer.checkpoints import Checkpoint, match_state
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
-from steer.hub import Checkpoint, match_state
 
 #: No size that a config.json claims is larger.
 LARGEST = 1 << 16

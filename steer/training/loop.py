@@ -6,17 +6,17 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from steer.checkpoints import TORCH_ERRORS
 from steer.datasets import Dataset
+from steer.disk import make_folder, read_whole, save_json, write_atomically
 from steer.errors import InputError, SteerError
-from steer.files import make_folder, read_whole, save_json, write_atomically
-from steer.hub import TORCH_ERRORS
 from steer.images import write_png
 
 STATE = "training.pt"
@@ -30,6 +30,10 @@ CARD = "README.md"
 
 class Objective(Protocol):
     """What is trained, and how one step of it goes; one file of this folder for each."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained, on the device that pictures are moved to."""
+        ...
 
     def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> dict[str, float]:
         """One update on real pictures [B, C, H, W]; returns what to log."""
@@ -71,10 +75,14 @@ def train(
     resumed run needs. The batch and the noise of a step depend on `seed` and the step alone, so a
     resumed run ends with the bytes of an uninterrupted one (same machine, same thread count).
 
-    Raises InputError when the folder holds a run with other options, or one and not `resume`;
-    SteerError when the loss is no longer finite (the last good checkpoint stays).
+    A folder holds a run from its first checkpoint on: what died before has nothing to go on with,
+    and gives way to the next run, whatever its options.
+
+    Raises InputError when the folder holds a run with other options, one and not `resume`, or a
+    model that was not trained here; SteerError when the loss is no longer finite (the last
+    checkpoint, if there is one, stays).
     """
-    device = next(iter(objective.parameters())).device  # type: ignore[attr-defined]
+    device = next(objective.parameters()).device
     start = _prepare(objective, folder, options, resume)
     if start is None:
         return folder
@@ -115,28 +123,39 @@ def _prepare(
     objective: Objective, folder: Path, options: dict[str, Any], resume: bool
 ) -> int | None:
     """Makes or takes up the run's folder; the step to go on from, None where it has ended."""
-    if (folder / OPTIONS).exists():
-        if not resume:
-            raise InputError(
-                f"{folder} already holds a training run: pass --resume to go on with it, or name "
-                "another folder."
-            )
-        before = _options_of(folder)
-        if other := [k for k in sorted({*before, *options}) if before.get(k) != options.get(k)]:
-            raise InputError(
-                f"{folder} was begun with other options ({', '.join(other)}): expected the same."
-            )
-        if (folder / CARD).exists() and not (folder / STATE).exists():
-            return None
+    finished, begun = (folder / CARD).exists(), (folder / STATE).exists()
+    if finished or begun:
+        _require_same(folder, options, resume)
+    if finished and not begun:
+        return None
     make_folder(folder)
     save_json(folder / OPTIONS, options)
-    if not (folder / STATE).exists():
+    if not begun:
         _cut_log(folder, 0)
         return 0
     saved = _state_of(folder)
     objective.load_state_dict(saved["objective"])
     _cut_log(folder, saved["step"])
     return saved["step"]
+
+
+def _require_same(folder: Path, options: dict[str, Any], resume: bool) -> None:
+    """InputError where the run in the folder is not the one to go on with."""
+    if not (folder / OPTIONS).exists():
+        raise InputError(
+            f"{folder} holds a model or a {CARD} but no {OPTIONS} of a training run: name another "
+            "folder."
+        )
+    if not resume:
+        raise InputError(
+            f"{folder} already holds a training run: pass --resume to go on with it, or name "
+            "another folder."
+        )
+    before = _options_of(folder)
+    if other := [k for k in sorted({*before, *options}) if before.get(k) != options.get(k)]:
+        raise InputError(
+            f"{folder} was begun with other options ({', '.join(other)}): expected the same."
+        )
 
 
 def _options_of(folder: Path) -> dict[str, Any]:
@@ -166,9 +185,13 @@ def _checkpoint(objective: Objective, folder: Path, step: int) -> None:
 def _require_finite(stats: dict[str, float], step: int, folder: Path) -> None:
     bad = [name for name, value in stats.items() if not math.isfinite(value)]
     if bad:
+        kept = (
+            f"the last checkpoint is kept in {folder}"
+            if (folder / STATE).exists()
+            else "there was no checkpoint yet"
+        )
         raise SteerError(
-            f"training diverged: {', '.join(bad)} is not finite at step {step}; the last good "
-            f"checkpoint is kept in {folder}."
+            f"training diverged: {', '.join(bad)} is not finite at step {step}; {kept}."
         )
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy
 
+from steer.checkpoints import save_checkpoint
 from steer.errors import InputError
 from steer.generators.vae import VAE
-from steer.hub import save_checkpoint
-from steer.images import side_by_side
+from steer.sheets import side_by_side
 
 CARD = """---
 library_name: steer
@@ -36,6 +36,8 @@ class BetaVAE:
     `likelihood` is `bernoulli` (pictures as probabilities) or `gaussian` with standard deviation
     `sigma`. The weight grows linearly over the first `warm_up` steps, and the learning rate falls
     to nothing along a cosine over `steps`.
+
+    Raises InputError for another likelihood, and numbers that are negative or not finite.
     """
 
     def __init__(
@@ -51,6 +53,9 @@ class BetaVAE:
     ):
         if likelihood not in ("bernoulli", "gaussian"):
             raise InputError(f"expected likelihood bernoulli or gaussian, got {likelihood!r}.")
+        for name, value, least in (("beta", beta, 0), ("rate", rate, 0), ("sigma", sigma, 1e-6)):
+            if not least <= value < math.inf:
+                raise InputError(f"expected {name} of {least:g} or more, got {value:g}.")
         self.vae, self.steps, self.beta, self.warm_up = vae.train(), steps, beta, warm_up
         self.likelihood, self.sigma, self.rate = likelihood, sigma, rate
         self.optimiser = torch.optim.Adam(vae.parameters(), lr=rate)

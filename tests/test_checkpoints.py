@@ -1,0 +1,331 @@
+"""Checkpoints are read as data, whatever they claim to be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import random
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from steer.checkpoints import match_state, read_checkpoint, save_checkpoint
+from steer.errors import InputError
+from steer.hub import locate
+
+STATE = {"main.0.weight": torch.arange(6.0).reshape(2, 3), "main.0.bias": torch.ones(2)}
+
+
+def torch_bytes(value, **options) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def folder_of(folder: Path, **files: bytes) -> Path:
+    """A folder with files; the first underscore of each name stands for its dot."""
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name.replace("_", ".", 1)).write_bytes(data)
+    return folder
+
+
+def assert_state(found: dict, expected: dict = STATE) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor)
+
+
+# --- our own checkpoints ---
+
+
+def test_a_saved_checkpoint_comes_back_verified_and_byte_for_byte(tmp_path):
+    config = {"family": "vae", "latent": 10, "shape": [1, 64, 64]}
+    for name in ("one", "two"):
+        save_checkpoint(tmp_path / "runs" / name, config, dict(reversed(STATE.items())), "# card\n")
+    for file in ("model.safetensors", "config.json", "README.md"):
+        one, two = (tmp_path / "runs" / name / file for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    found = read_checkpoint(locate(str(tmp_path / "runs" / "one")))
+    weights = (tmp_path / "runs" / "one" / "model.safetensors").read_bytes()
+    assert found.sha256 == hashlib.sha256(weights).hexdigest()
+    assert (found.config, found.verified) == (config, True)
+    assert_state(found.state)
+
+
+def test_damaged_weights_of_our_own_are_noticed(tmp_path):
+    save_checkpoint(tmp_path, {}, STATE, "")
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"model\.safetensors of .* is damaged or another file"):
+        read_checkpoint(locate(str(tmp_path)))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(InputError, match="tensor 'a' in the weights to be saved holds 1 NaN"):
+        save_checkpoint(tmp_path, {}, {"a": torch.tensor([float("nan")])}, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for place in ("file", "file/inside"):
+        with pytest.raises(InputError, match=f"cannot make {tmp_path / place}"):
+            save_checkpoint(tmp_path / place, {}, STATE, "")
+
+
+def test_an_expected_checksum_verifies_or_refuses(tmp_path):
+    path = folder_of(tmp_path, model_pt=torch_bytes(STATE)) / "model.pt"
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not read_checkpoint(locate(str(path))).verified
+    assert read_checkpoint(locate(str(path)), sha256=right).verified
+    with pytest.raises(InputError, match=f"expected SHA-256 {'0' * 64}, got {right}"):
+        read_checkpoint(locate(str(path)), sha256="0" * 64)
+
+
+# --- the layouts of others ---
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "tar"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        STATE,
+        *({key: STATE, "epoch": 3, "optimizer": {"lr": 0.1}} for key in ("state_dict", "model")),
+        *({key: STATE, "d": {"x": torch.zeros(1)}} for key in ("g_ema", "G_ema", "generator")),
+        {"netG_state_dict": STATE, "netD_state_dict": {"x": torch.zeros(1)}},
+        {**STATE, "epoch": 3},
+        {name: torch.nn.Parameter(tensor) for name, tensor in STATE.items()},
+    ],
+)
+def test_state_dicts_are_unwrapped(tmp_path, wrapped, suffix, legacy):
+    data = torch_bytes(wrapped, _use_new_zipfile_serialization=not legacy)
+    folder_of(tmp_path, **{f"weights_{suffix}": data, "specs_json": b'{"latent_dim": 10}'})
+    found = read_checkpoint(locate(str(tmp_path)))
+    assert_state(found.state)
+    assert (found.config, found.verified) == ({"latent_dim": 10}, False)
+
+
+def test_averaged_weights_come_first_and_what_stood_beside_is_kept(tmp_path):
+    average = torch.rand(4)
+    value = {"state_dict": {"x": torch.zeros(1)}, "g_ema": STATE, "latent_avg": average}
+    folder_of(tmp_path, a_pt=torch_bytes(value))
+    found = read_checkpoint(locate(str(tmp_path / "a.pt")))
+    assert_state(found.state)
+    assert_state(found.beside, {"latent_avg": average})
+
+
+def test_safetensors_may_carry_their_configuration(tmp_path):
+    data = safetensors.torch.save(STATE, metadata={"config": '{"family": "dcgan"}'})
+    folder_of(tmp_path, model_safetensors=data)
+    assert read_checkpoint(locate(str(tmp_path))).config == {"family": "dcgan"}
+    folder_of(tmp_path, config_json=b'{"family": "vae"}')
+    assert read_checkpoint(locate(str(tmp_path))).config == {"family": "vae"}
+
+
+# --- files that are no checkpoints ---
+
+
+class Attack:
+    """A pickle of this writes a marker when it is loaded without care."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.marker)!r}, 'w')",))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, nested, legacy, protocol):
+    marker = tmp_path / "marker"
+    attack = Attack(marker)
+    value = {"state_dict": {**STATE, "x": {"y": [attack]}}} if nested else attack
+    data = torch_bytes(value, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    folder_of(tmp_path, model_pt=data)
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(locate(str(tmp_path / "model.pt")))
+    said = {2: "is a pickle that calls exec: refused"}.get(protocol, "or holds more than tensors")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not marker.exists()
+    # the attack is real: without care it does run
+    torch.load(tmp_path / "model.pt", weights_only=False)
+    assert marker.exists()
+
+
+def bare_pickle(protocol: int) -> bytes:
+    return pickle.dumps(Attack(Path("marker")), protocol=protocol)
+
+
+def some_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("photo.jpg", b"x" * 100)
+    return buffer.getvalue()
+
+
+def script_program() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), buffer)
+    return buffer.getvalue()
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>\n<html><body>404</body>", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+        (b"Entry not found", "is text"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),
+        (npy(), "is a NumPy array"),
+        (bare_pickle(2), "is a pickle that calls exec"),
+        (bare_pickle(0), "is a pickle that calls exec"),
+        (pickle.dumps({"z": 1})[:-4], "is a Python pickle that is truncated"),
+        (torch_bytes(STATE)[:-20], "is a zip archive that is truncated"),
+        (torch_bytes(STATE)[:300], "is a zip archive that is truncated"),
+        (some_zip(), "is a zip archive that is truncated"),
+        (torch_bytes(torch.nn.Linear(1, 1)), "is a pickle that calls torch.nn.modules"),
+        (torch_bytes([1, 2]), r"expected a dict of tensors, .* holds something else \(list\)"),
+        (torch_bytes({"epoch": 3, "lr": 0.1}), "expected tensors or one of .*, found epoch, lr"),
+        (torch_bytes({}), "found nothing"),
+        (script_program(), "is a TorchScript program"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pt", "bin"])
+def test_what_is_no_checkpoint_is_called_what_it_is(
+    tmp_path, monkeypatch, data, said, suffix, recwarn
+):
+    monkeypatch.chdir(tmp_path)
+    path = folder_of(tmp_path, **{f"model_{suffix}": data}) / f"model.{suffix}"
+    with pytest.raises(InputError, match=said) as caught:
+        read_checkpoint(locate(str(path)))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not recwarn.list
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_zip_saved_as_safetensors_is_named(tmp_path):
+    folder_of(tmp_path, model_safetensors=torch_bytes(STATE))
+    with pytest.raises(InputError, match=r"expected a safetensors file, .* is a zip archive"):
+        read_checkpoint(locate(str(tmp_path)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_cut_and_bent_checkpoints_end_in_a_sentence_or_load(tmp_path, legacy):
+    dice = random.Random(3)
+    data = torch_bytes({"state_dict": STATE}, _use_new_zipfile_serialization=not legacy)
+    path = tmp_path / "model.pt"
+    refused = []
+    for _ in range(150):
+        bent = bytearray(data[: dice.choice([len(data), dice.randrange(1, len(data))])])
+        bent[dice.randrange(len(bent))] ^= 1 << dice.randrange(8)
+        path.write_bytes(bent)
+        try:
+            read_checkpoint(locate(str(path)))
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > 75
+    assert not [sentence for sentence in refused if "\n" in sentence]
+
+
+def test_pickles_of_nvidia_wait(tmp_path):
+    path = folder_of(tmp_path, net_pkl=bare_pickle(2)) / "net.pkl"
+    with pytest.raises(InputError, match=f"NVIDIA pickles are not read yet: {path} holds net.pkl"):
+        read_checkpoint(locate(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"<html>", r"expected JSON, config\.json of .* is an HTML page"),
+        (b"", "is empty"),
+        (b"{'a': 1}", "expected JSON"),
+        (b"[1, 2]", r"expected a JSON object, .* is other JSON \(list\)"),
+        (b"[" * 100_000, "expected JSON"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(tmp_path, config, said):
+    folder_of(tmp_path, model_pt=torch_bytes(STATE), config_json=config)
+    with pytest.raises(InputError, match=said):
+        read_checkpoint(locate(str(tmp_path)))
+
+
+# --- fitting a network ---
+
+EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(())}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"a": None}, "x.pt does not fit: missing a."),
+        ({"a": None, "b": None}, "x.pt does not fit: missing a, b."),
+        ({"d": torch.zeros(1)}, "x.pt does not fit: unexpected d."),
+        ({"b": torch.zeros(4, 1)}, "x.pt does not fit: b is [4, 1] where [4] was expected."),
+        ({"c": torch.zeros(1)}, "x.pt does not fit: c is [1] where [] was expected."),
+        (
+            {"a": None, "e": torch.zeros(1), "b": torch.zeros(5)},
+            "x.pt does not fit: missing a; unexpected e; b is [5] where [4] was expected.",
+        ),
+        (
+            {f"extra{i}": torch.zeros(1) for i in range(9)},
+            "x.pt does not fit: unexpected extra0, extra1, extra2, extra3 and 5 more.",
+        ),
+        (
+            {"b": torch.tensor([1.0, float("nan"), float("inf"), 0.0])},
+            "expected finite numbers, tensor 'b' in x.pt holds 2 NaN or infinite of 4.",
+        ),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_tensor_by_tensor(change, said):
+    state = {name: value for name, value in (EXPECTED | change).items() if value is not None}
+    with pytest.raises(InputError) as caught:
+        match_state(EXPECTED, state, "x.pt")
+    assert str(caught.value) == said
+
+
+def test_a_state_that_fits_passes():
+    match_state(EXPECTED, {name: tensor + 1 for name, tensor in EXPECTED.items()})
+    match_state({name: tensor.shape for name, tensor in EXPECTED.items()}, EXPECTED)
+
+
+# --- real weights ---
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", ["VAE_chairs", "VAE_dsprites", "betaH_dsprites", "btcvae_celeba", "btcvae_dsprites"]
+)
+def test_disvae_checkpoints_read(shared, name):
+    found = read_checkpoint(locate(str(shared / "data/generators/disvae" / name)))
+    assert found.config["latent_dim"] == 10 and not found.verified
+    channels = found.config["img_size"][0]
+    assert found.state["decoder.convT3.weight"].shape == (32, channels, 4, 4)
+    match_state(found.state, found.state)
+
+
+@pytest.mark.shared
+def test_the_dcgan_checkpoint_reads(shared):
+    found = read_checkpoint(locate(str(shared / "data/generators/dcgan-faces/weights.tar")))
+    assert found.state["main.0.weight"].shape[0] == 100
+    match_state(found.state, found.state)
