@@ -129,9 +129,9 @@ def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories | None:
 
     from steer.trajectories import Trajectories
 
-    def what(artefact: Artefact) -> tuple[str, str]:
-        checksum = artefact.made.get("generator", {}).get("checksum")
-        return _followed(artefact, None), str(checksum)[:12]
+    def what(artefact: Artefact) -> str:
+        checksum = str(artefact.made.get("generator", {}).get("checksum"))
+        return f"{_followed(artefact, None)} (weights {checksum[:12]})"
 
     for name, artefact in zip(names, artefacts, strict=True):
         if what(artefact) != what(artefacts[0]):
