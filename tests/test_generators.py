@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from scipy.stats import chi, kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -234,13 +235,19 @@ def test_the_tensor_that_is_missing_is_named(saved, tensor):
     "state", [{"a.weight": torch.zeros(3)}, {"main.0.weight": torch.zeros(3, 3, 3, 3)}]
 )
 def test_no_family_fits(saved, state):
-    with pytest.raises(InputError, match=r"families dcgan, disvae, vae, but none fits"):
+    with pytest.raises(
+        InputError,
+        match=r"families biggan, .*, vae, but none fits",
+    ):
         load(saved(state), device="cpu")
 
 
 def test_several_families_fit(saved):
     both = {**disvae_state(size=32), **tutorial_state(widths=(7, 8, 8, 3))}
-    with pytest.raises(InputError, match=r"families dcgan, disvae, vae, but several fit"):
+    with pytest.raises(
+        InputError,
+        match=r"families biggan, .*, vae, but several fit",
+    ):
         load(saved(both), device="cpu")
 
 
@@ -450,6 +457,32 @@ def test_a_registered_generator_is_known_by_its_weights(monkeypatch):
 
 def test_every_family_says_its_name():
     names = generators.families.names()
-    assert names == ["dcgan", "disvae", "vae"]
+    assert names == ["biggan", "biggan-deep", "dcgan", "disvae", "stylegan2", "stylegan3", "vae"]
     assert [generators.families.get(name).family for name in names] == names
     assert Path(generators.EMBEDDED, "sprites", "config.json").is_file()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["sg2", "sg3t", "sg3r"])
+def test_a_stylegan_folder_gives_the_reference_pictures(shared, tmp_path, name):
+    """From a folder on disk, as `--model` finds it; equal to the original code's numbers."""
+    file = shared / f"data/references/{name}.safetensors"
+    with safe_open(file, "pt") as opened:
+        kwargs = json.loads(opened.metadata()["init_kwargs"])
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    state = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
+    save_checkpoint(tmp_path, {"init_kwargs": kwargs}, state, "# A network")
+    generator = load(str(tmp_path), device="cpu")
+    with torch.no_grad():
+        pictures = generator(tensors["ref.z"])
+    wanted = (tensors["ref.image_psi1.0"] + 1) / 2
+    assert (pictures - wanted.clamp(0, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.shared
+def test_a_conditional_checkpoint_is_refused_in_words(shared, tmp_path):
+    with safe_open(shared / "data/references/sg2-cond.safetensors", "pt") as opened:
+        state = {k[6:]: opened.get_tensor(k) for k in opened.keys() if k.startswith("state.")}  # noqa: SIM118
+    save_checkpoint(tmp_path, {}, state, "# A network")
+    with pytest.raises(InputError, match=r"stylegan2 is told one of 5 classes"):
+        load(str(tmp_path), device="cpu")

@@ -15,7 +15,7 @@ import steer
 PACKAGE = Path(steer.__file__).parent
 #: First part of a module's name under `steer` to its floor; folders count as one.
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "disk", "files", "hub", "checkpoints"], 1),
+    **dict.fromkeys(["errors", "registry", "disk", "files", "pickles", "hub", "checkpoints"], 1),
     **dict.fromkeys(["images", "sheets", "datasets"], 1),
     **dict.fromkeys(
         ["generators", "transforms", "losses", "measures", "optimise", "batches", "distributions"],

@@ -12,13 +12,18 @@ import torch
 
 from steer.checkpoints import Checkpoint, read_checkpoint
 from steer.errors import InputError
-from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.base import Condition, Generator, LatentSpace, PictureShape
+from steer.generators.biggan import BigGAN
+from steer.generators.biggan_deep import BigGANDeep
 from steer.generators.dcgan import DCGAN
+from steer.generators.stylegan2 import StyleGAN2
+from steer.generators.stylegan3 import StyleGAN3
 from steer.generators.vae import VAE, DisVAE
 from steer.hub import locate
 from steer.registry import Registry
 
 __all__ = [
+    "Condition",
     "Generator",
     "LatentSpace",
     "PictureShape",
@@ -33,7 +38,7 @@ __all__ = [
 generators: Registry[Callable[[], Generator]] = Registry("generator", "steer.generators")
 #: Kinds of checkpoints, asked in this order of registration whether they recognise one.
 families: Registry[type[Generator]] = Registry("family", "steer.families")
-for _family in (VAE, DisVAE, DCGAN):
+for _family in (VAE, DisVAE, DCGAN, BigGANDeep, BigGAN, StyleGAN2, StyleGAN3):
     families.register(_family.family, _family)
 
 
@@ -80,6 +85,11 @@ def from_checkpoint(model: str) -> Generator:
         if checkpoint.origin in str(error):
             raise
         raise InputError(f"{checkpoint.origin}: {error}") from error
+    if generator.condition is not None:
+        raise InputError(
+            f"{checkpoint.origin}: expected a generator of codes alone, this {family.family} is "
+            f"told one of {len(generator.condition.codes)} classes, which commands cannot say yet."
+        )
     generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
     beside = Path(model) / "directions"
     generator.directions = {file.stem: file for file in sorted(beside.glob("*.safetensors"))}

@@ -13,6 +13,8 @@ import torch
 from scipy.stats import chi
 from torch import Tensor, nn
 
+from steer.registry import unknown
+
 
 class PictureShape(NamedTuple):
     """Channels (1 or 3), height and width of the pictures a generator makes."""
@@ -51,6 +53,11 @@ class LatentSpace:
         ]
         return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(n, self.dim))
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of one number of the prior."""
+        return 1.0
+
     @cached_property
     def radius(self) -> float:
         """Radius of the ball that inversion stays in.
@@ -66,11 +73,40 @@ class LatentSpace:
         return z * (self.radius / norms.clamp_min(self.radius))
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What a class-conditional generator is told: a row of `codes` [classes, width] for each class
+    (an embedding, or one-hot), and the classes' names where they are known.
+
+    >>> Condition(torch.eye(3), ("cat", "dog", "fox")).index("dog")
+    1
+    """
+
+    codes: Tensor
+    names: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers that stand for a class."""
+        return self.codes.shape[1]
+
+    def index(self, text: str) -> int:
+        """The class of a name or a number; InputError lists near matches."""
+        if text.isdecimal() and int(text) < len(self.codes):
+            return int(text)
+        if text in self.names:
+            return self.names.index(text)
+        known = self.names or (f"0 to {len(self.codes) - 1}",)
+        raise unknown("class", text, known)
+
+
 class Generator(nn.Module):
     """Base of every generator, a plugin's included: set `latent` and `picture`, write `forward`.
 
     `forward` takes codes [B, latent.dim] and returns pictures [B, C, H, W] in [0, 1]. A generator
-    that can guess the code of a picture overrides `encode`.
+    that can guess the code of a picture overrides `encode`. A class-conditional one has a
+    `condition`, whose numbers follow those of the latent space in every code:
+    [B, latent.dim + condition.width].
 
     >>> class Ramp(Generator):
     ...     def __init__(self):
@@ -84,11 +120,18 @@ class Generator(nn.Module):
 
     #: What checkpoints of this kind are called in `config.json`.
     family: str = ""
+    #: How far samples keep to the middle of the prior, 0 to 1; None where there is no such thing.
+    truncation: float | None = None
+    #: How noise inputs are filled: `const`, `none` or `random`; None where there are none.
+    noise: str | None = None
 
-    def __init__(self, latent: LatentSpace, picture: PictureShape):
+    def __init__(
+        self, latent: LatentSpace, picture: PictureShape, condition: Condition | None = None
+    ):
         super().__init__()
         self.latent = latent
         self.picture = picture
+        self.condition = condition
         self.name = type(self).__name__.lower()
         self.model = self.name
         self.checksum: str | None = None
