@@ -14,33 +14,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from on_disk import STATE, assert_state, folder_of, torch_bytes
 
 from steer.checkpoints import match_state, read_checkpoint, save_checkpoint
 from steer.errors import InputError
 from steer.hub import locate
-
-STATE = {"main.0.weight": torch.arange(6.0).reshape(2, 3), "main.0.bias": torch.ones(2)}
-
-
-def torch_bytes(value, **options) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
-
-
-def folder_of(folder: Path, **files: bytes) -> Path:
-    """A folder with files; the first underscore of each name stands for its dot."""
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / name.replace("_", ".", 1)).write_bytes(data)
-    return folder
-
-
-def assert_state(found: dict, expected: dict = STATE) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor)
-
 
 # --- our own checkpoints ---
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from on_disk import Stream
 
 from steer.disk import read_stdin, save_json, write_atomically, write_stdout
 from steer.errors import InputError, MachineError
@@ -120,17 +120,6 @@ def test_a_full_device_is_the_machines_failure():
 
 
 # --- pipes ---
-
-
-class Stream:
-    """Standard input or output, as a terminal or not."""
-
-    def __init__(self, data: bytes = b"", terminal: bool = False):
-        self.buffer = io.BytesIO(data)
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
 
 
 @pytest.mark.parametrize("stream", [Stream(terminal=True), None])

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_disk import Stream
 
 from steer import files
 from steer.errors import InputError
@@ -249,17 +250,6 @@ def test_values_that_are_not_finite_are_refused_on_both_sides(tmp_path, value, d
 
 
 # --- pipes ---
-
-
-class Stream:
-    """Standard input or output, as a terminal or not."""
-
-    def __init__(self, data: bytes = b"", terminal: bool = False):
-        self.buffer = io.BytesIO(data)
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
 
 
 def test_an_artefact_travels_through_a_pipe(monkeypatch):
