@@ -2,7 +2,7 @@
 
 >>> import steer
 >>> sprites = steer.load("sprites", device="cpu")
->>> z = sprites.latent.sample(4, seed=3)
+>>> z = sprites.sample(4, seed=3)
 >>> knob = steer.open_direction(sprites.directions["translate-x"])
 >>> moved = steer.control(sprites, z, [steer.Setting("translate-x", "set", 0.2)],
 ...                       {"translate-x": knob}, exact=True)
@@ -32,7 +32,7 @@ _PUBLIC = {
     "open_direction": "steer.fitting",
     "Setting": "steer.knobs",
     "control": "steer.knobs",
-    "draw": "steer.rendering",
+    "draw": "steer.batches",
     "frames": "steer.rendering",
     "as_grid": "steer.rendering",
     "evaluate": "steer.evaluation",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from steer.errors import MachineError, out_of_memory
+from steer.generators.base import Generator
 
 R = TypeVar("R")
+#: Pixels that a CPU holds at once with all that a search needs: 256 pictures of 64 x 64.
+PIXELS = 2**20
 
 
 def in_batches(work: Callable[[range], R], n: int, size: int) -> Iterator[R]:
@@ -34,6 +39,42 @@ def in_batches(work: Callable[[range], R], n: int, size: int) -> Iterator[R]:
             continue
         yield result
         first = items.stop
+
+
+def affordable(generator: Generator, batch: int, copies: int = 1) -> int:
+    """The batch, or on a CPU what large pictures, `copies` for each item, leave memory for.
+
+    A GPU says when its memory is out, and `in_batches` halves the batch; a CPU ends the process.
+
+    >>> from steer.generators.base import LatentSpace, PictureShape
+    >>> affordable(Generator(LatentSpace(2), PictureShape(3, 512, 512)), 32)
+    4
+    """
+    if generator.device.type != "cpu":
+        return batch
+    return min(batch, max(1, PIXELS // (math.prod(generator.picture[1:]) * copies)))
+
+
+@torch.no_grad()
+def draw(generator: Generator, z: Tensor, batch: int = 64) -> Tensor:
+    """Pictures [n, C, H, W] in [0, 1], on the CPU, of codes [n, width].
+
+    >>> from steer.generators import load
+    >>> draw(load(device="cpu"), torch.zeros(2, 10)).shape
+    torch.Size([2, 3, 64, 64])
+    """
+    return torch.cat(list(drawn(generator, z, lambda pictures: pictures.cpu(), batch)))
+
+
+@torch.no_grad()
+def drawn(
+    generator: Generator, z: Tensor, use: Callable[[Tensor], R], batch: int = 64
+) -> Iterator[R]:
+    """What `use` makes of the pictures of codes [n, width], batch by batch."""
+    size = affordable(generator, batch)
+    return in_batches(
+        lambda part: use(generator(z[part.start : part.stop].to(generator.device))), len(z), size
+    )
 
 
 def _halved(size: int, error: BaseException) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import circmean, circstd
 from torch import Tensor
 
+from steer.batches import drawn
 from steer.closed_loop import Plant, place
 from steer.directions import Direction
 from steer.generators.base import Generator
@@ -23,7 +24,6 @@ BLACK = 0.1
 Array = NDArray[np.float64]
 
 
-@torch.no_grad()
 def choose_measure(generator: Generator) -> str:
     """The finder that suits a generator: `intensity` where its pictures have black borders.
 
@@ -37,10 +37,14 @@ def choose_measure(generator: Generator) -> str:
     >>> choose_measure(White(LatentSpace(2), PictureShape(1, 8, 8)))
     'background'
     """
-    pictures = generator(generator.latent.sample(64, seed=0).to(generator.device))
-    sides = pictures[:, :, [0, -1]].flatten(2), pictures[:, :, 1:-1, [0, -1]].flatten(2)
-    black = (torch.cat(sides, dim=2).median(dim=2).values < BLACK).all(dim=1)
+    black = torch.cat(list(drawn(generator, generator.sample(64), _black_border)))
     return "intensity" if black.float().mean() > 0.5 else "background"
+
+
+def _black_border(pictures: Tensor) -> Tensor:
+    """Whether the border of each of pictures [b, C, H, W] is black."""
+    sides = pictures[:, :, [0, -1]].flatten(2), pictures[:, :, 1:-1, [0, -1]].flatten(2)
+    return (torch.cat(sides, dim=2).median(dim=2).values < BLACK).all(dim=1)
 
 
 def calibrate(
@@ -73,7 +77,7 @@ def calibrate(
         return replace(direction, find=None, constant=None, alphas=None, response=None)
     find = find or choose_measure(generator)
     plant = Plant(generator, [direction.name], find, batch)
-    values = measured_at(plant, generator.latent.sample(samples, seed), direction, ALPHAS)
+    values = measured_at(plant, generator.sample(samples, seed), direction, ALPHAS)
     seen = ~np.isnan(values).all(axis=1)
     alphas = ALPHAS[seen]
     response = response_of(properties.get(direction.name), values[seen], alphas)

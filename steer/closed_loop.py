@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
-from steer.batches import in_batches
+from steer.batches import drawn
 from steer.directions import Direction
 from steer.errors import InputError
 from steer.generators.base import Generator
@@ -27,7 +28,7 @@ Array = NDArray[np.float64]
 
 
 def place(z: Tensor, directions: Sequence[Direction], coordinates: Array) -> Tensor:
-    """The nearest codes [n, d] whose coordinates on the directions are `coordinates` [n, k].
+    """The nearest codes [n, width] whose coordinates on the directions are `coordinates` [n, k].
 
     For one direction this is z - <z, u> u + alpha u; for several the smallest change in their span.
 
@@ -35,7 +36,9 @@ def place(z: Tensor, directions: Sequence[Direction], coordinates: Array) -> Ten
     >>> place(torch.tensor([[5.0, 2.0]]), [u], np.array([[0.5]])).tolist()
     [[0.5, 2.0]]
     """
-    basis = torch.from_numpy(np.stack([d.u for d in directions])).to(z.device)
+    # a coordinate counts standard deviations of the prior; what follows z (the class) stays
+    basis = torch.from_numpy(np.stack([d.u / d.std for d in directions])).to(z.device)
+    basis = pad(basis, (0, z.shape[1] - basis.shape[1]))
     wanted = torch.from_numpy(np.asarray(coordinates, float)).to(z.device)
     change = wanted - z.double() @ basis.T
     return (z.double() + change @ torch.linalg.pinv(basis @ basis.T) @ basis).to(z.dtype)
@@ -53,11 +56,10 @@ class Plant:
         """Measured values [n, k] of codes [n, d], on the picture as an 8-bit file holds it."""
         if not len(z):
             return torch.empty(0, len(self.measure.names), dtype=torch.float64)
-        return torch.cat(list(in_batches(lambda part: self._part(z, part), len(z), self.batch)))
+        return torch.cat(list(drawn(self.generator, z, self._measured, self.batch)))
 
-    def _part(self, z: Tensor, part: range) -> Tensor:
-        codes = z[part.start : part.stop].to(self.generator.device)
-        return self.measure(quantise(self.generator(codes)).cpu())
+    def _measured(self, pictures: Tensor) -> Tensor:
+        return self.measure(quantise(pictures).cpu())
 
     def tolerances(self, given: float | Mapping[str, float] | None = None) -> Tensor:
         """What counts as exact [k]: `given` for all, or by name; else each property's own.

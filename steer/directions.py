@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from steer.errors import InputError
 from steer.files import Artefact
+from steer.generators.base import LatentSpace
 from steer.trajectories import Trajectories
 
 #: Knots of g: 101 on [-5, 5], as in the authors' code.
@@ -40,11 +41,13 @@ _SUM = np.tril(np.ones((len(KNOTS), len(KNOTS) - 1)), -1) * (KNOTS[1] - KNOTS[0]
 class Direction:
     """u and g of one factor, and how well they hold.
 
-    `u` [d] has norm 1. `slopes` [K - 1] are those of g between `knots` [K]; g(0) = 0, and beyond
-    the knots g goes on straight. `span` holds the coordinates that the fit has seen (its 1 % and
-    99 % quantiles). `quality` holds the held-out figures. `constant` is c, the mean measured value
-    at coordinate 0, and `response` the measured mean and standard deviation at each of `alphas`
-    (equal to None until `steer.calibration.calibrate` has filled them).
+    `u` [d] has norm 1; `std` is the standard deviation of <u, z> under the prior, in which
+    coordinates are counted: 1 for a normal prior. `slopes` [K - 1] are those of g between `knots`
+    [K]; g(0) = 0, and beyond the knots g goes on straight. `span` holds the coordinates that the
+    fit has seen (its 1 % and 99 % quantiles). `quality` holds the held-out figures. `constant` is
+    c, the mean measured value at coordinate 0, and `response` the measured mean and standard
+    deviation at each of `alphas` (equal to None until `steer.calibration.calibrate` has filled
+    them).
 
     >>> straight = Direction("translate-x", "width", np.array([0.6, 0.8]), np.full(100, 0.25))
     >>> straight.g(np.array([-6.0, 0.0, 2.0])).tolist()
@@ -62,6 +65,7 @@ class Direction:
     generator: dict[str, Any] = field(default_factory=dict)
     find: str | None = None
     constant: float | None = None
+    std: float = 1.0
     alphas: Array | None = None
     response: Array | None = None
     made: dict[str, Any] = field(default_factory=dict)
@@ -83,8 +87,8 @@ class Direction:
         return _extrapolated(t, self.values, self.knots, 1 / self.slopes)
 
     def coordinate(self, z: Tensor) -> Array:
-        """<u, z> [n] of codes [n, d]."""
-        return z.double().cpu().numpy() @ self.u
+        """<u, z> [n] of codes [n, d or more], in standard deviations of the prior."""
+        return z[:, : len(self.u)].double().cpu().numpy() @ self.u / self.std
 
     def density(self, t: Any) -> Array:
         """Density of the factor under the prior (equation 6): the generator's bias."""
@@ -119,6 +123,7 @@ class Direction:
             "quality": self.quality,
             "find": self.find,
             "constant": self.constant,
+            "std": self.std,
         }
 
     @classmethod
@@ -151,15 +156,21 @@ class Pairs:
     start: NDArray[np.int64]
 
     @classmethod
-    def of(cls, trajectories: Trajectories) -> Pairs:
-        """Every code of every trajectory with its start; equal codes are one start."""
-        s, p, d = trajectories.z.shape
+    def of(cls, trajectories: Trajectories, dim: int | None = None) -> Pairs:
+        """The first `dim` numbers (all by default) of every code of every trajectory, with those
+        of its start; equal codes are one start. Numbers that never move count as 0: what is held
+        (other parts of the code) has no part in u."""
+        s, p, width = trajectories.z.shape
+        d = width if dim is None else dim
         _, first, which = np.unique(
             trajectories.z_0.numpy(), axis=0, return_index=True, return_inverse=True
         )
+        z_0 = trajectories.z_0[:, None, :d].expand(s, p, d).reshape(-1, d).double().numpy()
+        z = trajectories.z[..., :d].reshape(-1, d).double().numpy()
+        moves = (z != z_0).any(axis=0)
         return cls(
-            z_0=trajectories.z_0[:, None].expand(s, p, d).reshape(-1, d).double().numpy(),
-            z=trajectories.z.reshape(-1, d).double().numpy(),
+            z_0=z_0 * moves,
+            z=z * moves,
             shift=trajectories.shift.reshape(-1).double().numpy(),
             error=trajectories.error.reshape(-1).double().numpy(),
             start=first[which.reshape(-1)].repeat(p),
@@ -192,15 +203,20 @@ def fit(
     smoothness: float = 1.0,
     held_out: float = 0.25,
     seed: int = 0,
+    space: LatentSpace | None = None,
 ) -> Direction:
     """u and g that explain the shifts of `pairs` (equation 9).
 
     The quality is measured on a share `held_out` of the starts by a fit on the others, after
-    pruning and before it (`unpruned`); the direction returned is fitted on all of them.
+    pruning and before it (`unpruned`); the direction returned is fitted on all of them. `space`
+    tells the standard deviation of coordinates under the prior; without it, that is 1.
 
     Raises InputError where too few starts are left, no code moves, or an option cannot be.
     """
     check_fit(worst, threshold, smoothness, held_out)
+    pairs, basis = _spanned(pairs)
+    std = _std(pairs.pruned(worst, threshold), basis, space, smoothness) if space else 1.0
+    pairs = replace(pairs, z_0=pairs.z_0 / std, z=pairs.z / std)
     kept = pairs.pruned(worst, threshold)
     starts = np.unique(kept.start)
     if len(starts) < LEAST_STARTS:
@@ -221,7 +237,30 @@ def fit(
     quality |= {**final.score(kept, "fit"), "pairs": float(len(kept)), "starts": float(len(starts))}
     seen = np.concatenate([kept.z_0 @ final.u, kept.z @ final.u])
     low, high = np.quantile(seen, [0.01, 0.99])
-    return Direction(name, unit, final.u, final.slopes, (float(low), float(high)), quality)
+    span = (float(low), float(high))
+    return Direction(name, unit, basis @ final.u, final.slopes, span, quality, std=std)
+
+
+def _spanned(pairs: Pairs) -> tuple[Pairs, Array]:
+    """The pairs in an orthonormal basis [d, r] of all that their codes span, where that is less
+    than the whole space: no fit leaves it."""
+    rows = np.concatenate([pairs.z, np.unique(pairs.z_0, axis=0)])
+    count, dim = rows.shape
+    if count >= dim:
+        return pairs, np.eye(dim)
+    moves = rows.any(axis=0)
+    columns, _ = np.linalg.qr(rows[:, moves].T)
+    basis = np.zeros((dim, columns.shape[1]))
+    basis[moves] = columns
+    return replace(pairs, z_0=pairs.z_0 @ basis, z=pairs.z @ basis), basis
+
+
+def _std(kept: Pairs, basis: Array, space: LatentSpace, smoothness: float) -> float:
+    """Standard deviation of <u, z> under the prior; where it depends on u, of a first fit's u."""
+    first = space.std_along(_unit(np.ones(space.dim)))
+    if not len(kept) or first == space.std_along(np.eye(1, space.dim)[0]):
+        return first
+    return space.std_along(basis @ _Model(kept, smoothness).solve().u)
 
 
 def check_fit(

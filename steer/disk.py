@@ -105,6 +105,12 @@ def make_folder(folder: Path) -> None:
         raise disk_error("make", folder, error) from error
 
 
+def cache_folder() -> Path:
+    """Where downloads and what is estimated once are kept: $STEER_HOME, or ~/.cache/steer."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("STEER_HOME") or os.path.join(home, "steer"))
+
+
 def read_whole(path: Path) -> bytes:
     """A file's bytes, read once into memory of our own (a mapped file that shrinks would kill us).
 

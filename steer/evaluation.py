@@ -218,7 +218,7 @@ def evaluate(
     (True, 1.0)
     """
     _refuse_values_of_unmeasurable(directions, values)
-    z = generator.latent.sample(samples, seed)
+    z = generator.sample(samples, seed)
     names = measurable(generator)
     ready, measured, leakage = [], [], []
     for i, direction in enumerate(directions):

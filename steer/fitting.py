@@ -49,7 +49,9 @@ def fit_direction(
         trajectories = follow(generator, how, starts, batch=batch, report=report)
         source = {**how.facts, "starts": starts}
     warp = transforms.get(how.transform)
-    direction = fit(warp.name, warp.unit, Pairs.of(trajectories), seed=seed, **options)
+    space = generator.latent
+    pairs = Pairs.of(trajectories, space.dim)
+    direction = fit(warp.name, warp.unit, pairs, seed=seed, space=space, **options)
     direction.generator = generator.identity()
     direction = calibrate(generator, direction, find, samples=samples, seed=seed, batch=batch)
     direction.made = how_made(

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from steer.batches import in_batches
+from steer.batches import affordable, drawn, in_batches
 from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.losses import Loss, parse_loss
 from steer.optimise import Adam, Culling, Projection, Solver, minimise
 
+#: Pictures of the pool are compared at this side or their own smaller one.
+POOLED_SIDE = 64
 #: Strength of the regression that starts come from, as a share of the mean eigenvalue.
 RIDGE = 0.1
 #: Errors that every inversion is reported under, beside the loss that was minimised.
@@ -35,6 +37,9 @@ class Search:
     from the prior and their pictures made: a linear regression of codes on pictures gives one
     start, the codes with the nearest pictures the others), or `auto`: both, the encoder first. The
     pool is made once for all pictures, and costs forward passes only.
+
+    `condition` says whether what stands for the class is searched for too (`free`) or stays that of
+    the start (`fixed`); `auto` frees it unless the generator's classes were chosen.
     """
 
     loss: str = "blurred-mse"
@@ -46,6 +51,7 @@ class Search:
     rate: float = 0.1
     final_rate: float = 0.02
     constraint: str = "ball"
+    condition: str = "auto"
     tolerance: float = 1e-7
     seed: int = 0
 
@@ -57,6 +63,8 @@ class Search:
             raise InputError(f"expected constraint ball or none, got {self.constraint!r}.")
         if self.start not in ("auto", "encoder", "prior"):
             raise InputError(f"expected start auto, encoder or prior, got {self.start!r}.")
+        if self.condition not in ("auto", "fixed", "free"):
+            raise InputError(f"expected condition auto, fixed or free, got {self.condition!r}.")
         for name in ("rate", "final_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"expected {name} above 0, got {getattr(self, name)}.")
@@ -68,9 +76,18 @@ class Search:
         """The rule of the steps."""
         return Adam(self.rate, self.final_rate)
 
-    def projection(self, generator: Generator) -> Projection:
-        """Back into the ball (equation 2), or nowhere."""
-        return generator.latent.project if self.constraint == "ball" else lambda z: z
+    def projection(self, generator: Generator, free: Tensor | None = None) -> Projection:
+        """Back into the ball (equation 2), or nowhere; what is not free stays as it is."""
+        if self.constraint == "none":
+            return lambda z: z
+        if free is None or bool(free.all()):
+            return generator.project
+        return lambda z: torch.where(free, generator.project(z), z)
+
+    def free(self, generator: Generator) -> Tensor:
+        """The numbers [width] of a code that an inversion searches for."""
+        chosen = self.condition == "auto" and not generator.classes
+        return generator.free(condition=chosen or self.condition == "free")
 
     def loss_for(self, generator: Generator, text: str | None = None) -> Loss:
         """The loss, or that of another text, for the generator's pictures."""
@@ -80,7 +97,7 @@ class Search:
 
 @dataclass
 class Inversion:
-    """Per picture: codes [n, d], loss [n], status [n], evaluations [n], pictures [n, C, H, W],
+    """Per picture: codes [n, width], loss [n], status [n], evaluations [n], pictures [n, C, H, W],
     and the error [n] under every reported loss by name."""
 
     z: Tensor
@@ -124,6 +141,7 @@ def invert(
         )
     if pool is None and search.start != "encoder":
         pool = Pool(generator, search)
+    batch = affordable(generator, batch, search.restarts)
 
     def work(items: range) -> Inversion:
         targets = pictures[items.start : items.stop].to(generator.device)
@@ -139,28 +157,37 @@ class Pool:
 
     def __init__(self, generator: Generator, search: Search):
         self.project = search.projection(generator)
-        codes = generator.latent.sample(search.pool, search.seed).to(generator.device)
-        self.codes = self.project(codes)
-        with torch.no_grad():
-            parts = in_batches(lambda i: generator(self.codes[i.start : i.stop]), len(codes), 64)
-            self.pictures = torch.cat(list(parts))
+        self.free = search.free(generator)
+        self.codes = self.project(generator.sample(search.pool, search.seed).to(generator.device))
+        self.pictures = torch.cat(list(drawn(generator, self.codes, shrunk)))
         # ridge regression of codes on pictures, in its dual form
         features = _features(self.pictures)
         self.mean = features.mean(0)
         self.features = features - self.mean
         gram = self.features @ self.features.T
         gram.diagonal().add_(RIDGE * gram.trace() / len(gram) + torch.finfo(gram.dtype).eps)
-        self.weights = torch.linalg.solve(gram, self.codes)
+        self.mean_code = self.codes.mean(0)
+        self.weights = torch.linalg.solve(gram, self.codes - self.mean_code)
 
     def regressed(self, targets: Tensor) -> Tensor:
-        """Codes [b, d] that a linear model of the pool gives targets [b, C, H, W]."""
-        products = (_features(targets) - self.mean) @ self.features.T
-        return self.project(products @ self.weights)
+        """Codes [b, width] that a linear model of the pool gives targets [b, C, H, W]; what is not
+        searched for is that of the nearest picture."""
+        features = _features(targets) - self.mean
+        codes = self.project(self.mean_code + features @ self.features.T @ self.weights)
+        nearest = self.codes[torch.cdist(features, self.features).argmin(1)]
+        return torch.where(self.free, codes, nearest)
 
     def nearest(self, target: Tensor, loss: Loss, count: int) -> Tensor:
-        """The `count` codes [count, d] whose pictures have the least loss to target [C, H, W]."""
-        errors = loss(self.pictures, target.expand_as(self.pictures), None)
+        """The `count` codes [count, width] whose pictures have the least loss to target
+        [C, H, W]."""
+        errors = loss(self.pictures, shrunk(target[None]).expand_as(self.pictures), None)
         return self.codes[errors.argsort(stable=True)[:count]]
+
+
+def shrunk(pictures: Tensor) -> Tensor:
+    """Pictures [b, C, H, W] of at most POOLED_SIDE a side."""
+    height, width = (min(side, POOLED_SIDE) for side in pictures.shape[2:])
+    return adaptive_avg_pool2d(pictures, (height, width))
 
 
 def _features(pictures: Tensor) -> Tensor:
@@ -181,7 +208,7 @@ def _starts(generator: Generator, targets: Tensor, search: Search, pool: Pool | 
     if pool is not None:
         starts.append(pool.regressed(targets)[:, None])
         # a cheap loss, whatever is minimised: it is asked for every picture of the pool
-        loss = search.loss_for(generator, "blurred-mse")
+        loss = parse_loss("blurred-mse", pool.pictures.shape[2], device=generator.device)
         rest = max(search.restarts - len(starts), 0)
         starts.append(torch.stack([pool.nearest(target, loss, rest) for target in targets]))
     return torch.cat(starts, dim=1)[:, : search.restarts]
@@ -208,16 +235,16 @@ def _invert_batch(
     pool: Pool | None,
     report: Callable[[int, float], None],
 ) -> Inversion:
-    loss = search.loss_for(generator)
+    loss, free = search.loss_for(generator), search.free(generator)
     starts = _starts(generator, targets, search, pool)
     b, r, d = starts.shape
     owner = torch.arange(b, device=starts.device).repeat_interleave(r)
     result = minimise(
-        lambda z, items: loss(generator(z), targets[owner[items]], None),
+        lambda z, items: loss(generator(only(z, free)), targets[owner[items]], None),
         starts.reshape(b * r, d),
         steps=search.steps,
         solver=search.solver,
-        project=search.projection(generator),
+        project=search.projection(generator, free),
         tolerance=search.tolerance,
         culling=Culling(owner, milestones(search.steps, r)),
         report=lambda step, losses: report(step, float(losses.reshape(b, r).amin(1).median())),
@@ -235,6 +262,12 @@ def _invert_batch(
         pictures=pictures,
         errors={**reported, **loss.each(pictures, targets, None)},
     )
+
+
+def only(codes: Tensor, free: Tensor) -> Tensor:
+    """The same codes [b, width], with gradients through the free numbers alone: Adam leaves the
+    others where they are."""
+    return codes if bool(free.all()) else torch.where(free, codes, codes.detach())
 
 
 def _reported(generator: Generator, smallest: int = 11) -> Loss:

@@ -14,7 +14,7 @@ from torch import Tensor
 from steer.disk import read_stdin, read_whole
 from steer.errors import InputError
 from steer.files import Artefact, DamagedError, how_made, load, refuse_other_options, save
-from steer.generators import Generator, require_same
+from steer.generators import Condition, Generator, require_same
 from steer.images import FITS, fit, read_image
 from steer.inversion import Inversion, Pool, Search, invert
 from steer.optimise import Status
@@ -30,8 +30,8 @@ class Photos:
     failed: dict[str, str]
     reused: int
 
-    def summary(self) -> dict[str, Any]:
-        """What `--json` prints: a row per picture."""
+    def summary(self, condition: Condition | None = None) -> dict[str, Any]:
+        """What `--json` prints: a row per picture; `condition` names its class."""
         tensors, made = self.artefact.tensors, self.artefact.made
         errors = {k.removeprefix("error."): v for k, v in tensors.items() if k.startswith("error.")}
         rows = [
@@ -44,6 +44,8 @@ class Photos:
             }
             for i, name in enumerate(made["pictures"])
         ]
+        for row, index in zip(rows, tensors.get("class", torch.empty(0)).tolist(), strict=False):
+            row["class"] = condition.name(index) if condition else index
         return {"pictures": rows, "failed": self.failed, "reused": self.reused}
 
 
@@ -106,7 +108,8 @@ def invert_photos(
                 pool = Pool(generator, search)
             pictures = torch.stack([photo.picture for photo in fresh])
             found = invert(generator, pictures, search, batch=batch, pool=pool)
-            rows |= zip((p.checksum for p in fresh), _rows(found, fresh), strict=True)
+            found_rows = _rows(found, fresh, generator)
+            rows |= zip((p.checksum for p in fresh), found_rows, strict=True)
         for photo in photos:
             if rows[photo.checksum].diverged:
                 failed[photo.path] = f"{Status.DIVERGED.message}."
@@ -157,7 +160,9 @@ def _options(generator: Generator, search: Search, align: str) -> dict[str, Any]
     return how_made("invert", generator.identity(), seed=search.seed, align=align, **options)
 
 
-def _rows(found: Inversion, photos: list[_Photo]) -> list[_Row]:
+def _rows(found: Inversion, photos: list[_Photo], generator: Generator) -> list[_Row]:
+    """A row for each photo; where there are classes, with the one nearest to what was found."""
+    told = generator.condition
     columns = {
         "z": found.z,
         "loss": found.loss,
@@ -165,6 +170,7 @@ def _rows(found: Inversion, photos: list[_Photo]) -> list[_Row]:
         "evaluations": found.evaluations,
         "reconstruction": (found.pictures * 255).round().to(torch.uint8),
         **{f"error.{name}": value for name, value in found.errors.items()},
+        **({"class": told.nearest(found.z[:, generator.latent.dim :])} if told else {}),
     }
     return [
         _Row(photo.path, {name: value[i] for name, value in columns.items()})

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from steer.batches import in_batches
+from steer.batches import draw
 from steer.directions import Direction
 from steer.disk import disk_error, make_folder, read_whole, save_json
 from steer.distributions import Mixture
@@ -37,20 +36,6 @@ class Frame:
     pictures: Tensor
     settings: Sequence[Setting] = ()
     controlled: Controlled | None = None
-
-
-@torch.no_grad()
-def draw(generator: Generator, z: Tensor, batch: int = 64) -> Tensor:
-    """Pictures [n, C, H, W] in [0, 1], on the CPU, of codes [n, d].
-
-    >>> from steer.generators import load
-    >>> draw(load(device="cpu"), torch.zeros(2, 10)).shape
-    torch.Size([2, 3, 64, 64])
-    """
-    work = in_batches(
-        lambda part: generator(z[part.start : part.stop].to(generator.device)).cpu(), len(z), batch
-    )
-    return torch.cat(list(work))
 
 
 def traversal(direction: Direction, low: float | None, high: float | None, steps: int) -> list:

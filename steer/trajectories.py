@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steer.batches import in_batches
+from steer.batches import affordable, in_batches
 from steer.disk import make_folder
 from steer.errors import InputError
 from steer.files import Artefact, finished_shards, save, shard_path
 from steer.generators.base import Generator
-from steer.inversion import Search
+from steer.inversion import Search, only
 from steer.optimise import minimise
 from steer.transforms import Transform, transforms
 
@@ -29,7 +29,8 @@ class Follow:
     `extent` is T, the largest shift on each side (None: the transform's own default); `points` are
     the targets on each side, at T/points, 2 T/points .. T; `steps` the evaluations for each target.
     `naive` starts every target from z_0 instead of the code before it, with the evaluations that
-    the recursion has spent by then (figure 10). `sides` leaves out one sign of the shift.
+    the recursion has spent by then (figure 10). `sides` leaves out one sign of the shift. `parts`
+    of the code may move, all of it where it is None; what stands for the class never moves.
     """
 
     transform: str
@@ -38,6 +39,7 @@ class Follow:
     steps: int = 20
     naive: bool = False
     sides: tuple[int, ...] = (-1, 1)
+    parts: tuple[str, ...] | None = None
     search: Search = field(default_factory=lambda: Search(rate=0.1, final_rate=0.03))
 
     def __post_init__(self) -> None:
@@ -56,7 +58,9 @@ class Follow:
     def facts(self) -> dict[str, Any]:
         """What artefacts record."""
         search = self.search
+        facts = {"parts": list(self.parts)} if self.parts else {}
         return {
+            **facts,
             "transform": self.transform,
             "extent": self.reach,
             "points": self.points,
@@ -89,8 +93,9 @@ class Follow:
         """Tries the largest shifts and the loss on blank pictures of the generator's shape.
 
         Raises InputError where the transform cannot be done to such pictures, the loss cannot be
-        had, or no pixel is left to compare.
+        had, no pixel is left to compare, or the code has no such parts.
         """
+        generator.free(self.parts)
         blank = torch.full((len(self.sides), *generator.picture), 0.5, device=generator.device)
         shift = self.reach * torch.tensor(self.sides, device=generator.device)
         with torch.no_grad():
@@ -106,8 +111,8 @@ class Follow:
 class Trajectories:
     """S starts, each followed to P shifts.
 
-    z_0 [S, d], z [S, P, d], shift [S, P] in the transform's unit, error [S, P] under the search's
-    loss, evaluations [S].
+    z_0 [S, width], z [S, P, width], shift [S, P] in the transform's unit, error [S, P] under the
+    search's loss, evaluations [S].
     """
 
     z_0: Tensor
@@ -152,13 +157,13 @@ def follow(
     how.check(generator)
 
     def work(items: range) -> Trajectories:
-        codes = generator.latent.sample(len(items), how.search.seed, first + items.start)
+        codes = generator.sample(len(items), how.search.seed, first + items.start)
         z_0 = how.search.projection(generator)(codes.to(generator.device))
         return _follow_batch(
             generator, how, z_0, lambda n, e: report(items.start * how.points + n, e)
         )
 
-    parts = list(in_batches(work, starts, batch))
+    parts = list(in_batches(work, starts, affordable(generator, batch, len(how.sides))))
     return Trajectories(
         **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Trajectories)}
     )
@@ -167,8 +172,9 @@ def follow(
 def _follow_batch(
     generator: Generator, how: Follow, z_0: Tensor, report: Callable[[int, float], None]
 ) -> Trajectories:
-    """Algorithm 1 for starts [b, d], both sides at once."""
-    loss, project = how.search.loss_for(generator), how.search.projection(generator)
+    """Algorithm 1 for starts [b, width], both sides at once."""
+    free = generator.free(how.parts)
+    loss, project = how.search.loss_for(generator), how.search.projection(generator, free)
     with torch.no_grad():
         picture_0 = generator(z_0)
     side = torch.tensor(how.sides, device=z_0.device).repeat_interleave(len(z_0))
@@ -180,7 +186,9 @@ def _follow_batch(
         target, defined = how.warp(picture_0.repeat(len(how.sides), 1, 1, 1), side * shift)
         # z_n = argmin L(G(z), T(I_0)), from where the last two codes point
         result = minimise(
-            lambda z, i, t=target, m=defined: loss(generator(z), t[i], m[i]),  # type: ignore[misc]
+            lambda z, i, t=target, m=defined: loss(  # type: ignore[misc]
+                generator(only(z, free)), t[i], m[i]
+            ),
             origin if how.naive else project(2 * z - before),
             steps=how.steps * n if how.naive else how.steps,
             solver=how.search.solver,

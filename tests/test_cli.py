@@ -116,7 +116,7 @@ def test_out_of_memory_is_the_machines_fault(
 ) -> None:
     from steer import generators
 
-    def fails(*arguments: object) -> None:
+    def fails(*arguments: object, **settings: object) -> None:
         raise error
 
     monkeypatch.setattr(generators, "load", fails)
@@ -126,7 +126,7 @@ def test_out_of_memory_is_the_machines_fault(
 def test_a_bug_is_not_hidden(steer: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
     from steer import generators
 
-    def fails(*arguments: object) -> None:
+    def fails(*arguments: object, **settings: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(generators, "load", fails)

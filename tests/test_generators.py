@@ -419,7 +419,7 @@ def test_a_plugin_of_under_20_lines_is_found_by_name(tmp_path):
     script = (
         "import steer\n"
         "from steer.generators import generators\n"
-        "assert generators.names() == ['sprites', 'stripes'], generators.names()\n"
+        "assert {'sprites', 'stripes'} <= set(generators.names()), generators.names()\n"
         "stripes = steer.load('stripes', device='cpu')\n"
         "z = stripes.latent.sample(2)\n"
         "found = steer.invert(stripes, stripes(z), steer.Search(steps=5, pool=8))\n"
@@ -477,12 +477,3 @@ def test_a_stylegan_folder_gives_the_reference_pictures(shared, tmp_path, name):
         pictures = generator(tensors["ref.z"])
     wanted = (tensors["ref.image_psi1.0"] + 1) / 2
     assert (pictures - wanted.clamp(0, 1)).abs().max() < 1e-4
-
-
-@pytest.mark.shared
-def test_a_conditional_checkpoint_is_refused_in_words(shared, tmp_path):
-    with safe_open(shared / "data/references/sg2-cond.safetensors", "pt") as opened:
-        state = {k[6:]: opened.get_tensor(k) for k in opened.keys() if k.startswith("state.")}  # noqa: SIM118
-    save_checkpoint(tmp_path, {}, state, "# A network")
-    with pytest.raises(InputError, match=r"stylegan2 is told one of 5 classes"):
-        load(str(tmp_path), device="cpu")

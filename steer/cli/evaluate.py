@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options
-from steer.cli.options import Batch, Device, Directions, Json, Measure, Model, Quiet, Seed
+from steer.cli.options import (
+    Batch,
+    Class,
+    Device,
+    Directions,
+    Json,
+    Measure,
+    Noise,
+    OptionalModel,
+    Quiet,
+    Seed,
+    Space,
+    Truncation,
+)
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,12 +32,16 @@ NAME = "evaluate"
 
 def command(
     direction: Directions = [],  # noqa: B006
-    model: Model = "sprites",
+    model: OptionalModel = None,
     n: Annotated[int, typer.Option("-n", min=8, help="Codes to measure on.")] = 256,
     values: Annotated[
         str | None, typer.Option("--values", help="Values to ask for, joined by commas.")
     ] = None,
     measure: Measure = None,
+    class_: Class = [],  # noqa: B006
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and figures.")
     ] = None,
@@ -49,7 +66,10 @@ def command(
     asked = None
     if values is not None:
         asked = [options.number(text, "--values") for text in values.split(",")]
-    generator = options.open_generator(model, device)
+    generator = options.open_generator(
+        model, device, options.first_direction(direction),
+        classes=class_, truncation=truncation, noise=noise, space=space,
+    )  # fmt: skip
     names = direction or sorted(generator.directions)
     if not names:
         raise InputError(f"expected --direction: {generator.name} comes with none.")
@@ -95,6 +115,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         if row["monotone"] is None:
             title += ", not measured"
         options.print_table(lines, headings, title)
+        if row["norms"]:
+            norms = [(part, _number(norm)) for part, norm in row["norms"].items()]
+            options.print_table(norms, ("part of the code", "squared norm of u"))
 
 
 def _number(value: float | None) -> str:

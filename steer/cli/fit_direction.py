@@ -8,7 +8,20 @@ import typer
 
 from steer.cli import options
 from steer.cli.given import refuse_given
-from steer.cli.options import Batch, Device, Json, Measure, OptionalModel, Quiet, Seed
+from steer.cli.options import (
+    Batch,
+    Class,
+    Device,
+    Json,
+    Measure,
+    Noise,
+    OptionalModel,
+    Parts,
+    Quiet,
+    Seed,
+    Space,
+    Truncation,
+)
 from steer.cli.trajectories import (
     Constraint,
     Extent,
@@ -27,7 +40,7 @@ if TYPE_CHECKING:
 
 NAME = "fit-direction"
 #: Options that say how a transform is followed.
-FOLLOWING = ("starts", "extent", "points", "steps", "loss", "sigma", "constraint")
+FOLLOWING = ("starts", "extent", "points", "steps", "loss", "sigma", "constraint", "parts", "space")
 
 
 def command(
@@ -50,6 +63,11 @@ def command(
     loss: Loss = "blurred-mse",
     sigma: Sigma = None,
     constraint: Constraint = "ball",
+    parts: Parts = None,
+    class_: Class = [],  # noqa: B006
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     worst: Annotated[float, typer.Option(min=0, max=0.9, help="Share of codes to drop.")] = 0.1,
     threshold: Annotated[
         float | None, typer.Option(help="Drop codes with an error above this instead.")
@@ -85,11 +103,14 @@ def command(
         how = _followed(given[0], transform)
     else:
         how = follow_options(
-            transform or "translate-x", extent, points, steps, loss, sigma, constraint, seed
+            transform or "translate-x", extent, points, steps, loss, sigma, constraint, seed, parts
         )
     followed = how.transform if isinstance(how, Follow) else how
     _refuse_what_does_nothing(context, followed, threshold)
-    generator = options.open_generator(model, device, given[0] if given else None)
+    generator = options.open_generator(
+        model, device, given[0] if given else None,
+        classes=class_, truncation=truncation, noise=noise, space=space,
+    )  # fmt: skip
     bar_is_off = quiet or bool(given)
     with options.progress(f"following {followed}", starts * points, bar_is_off) as bar:
         direction = fit_direction(

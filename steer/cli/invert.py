@@ -8,13 +8,27 @@ from typing import Annotated
 import typer
 
 from steer.cli import options
-from steer.cli.options import Batch, Device, Json, Model, Quiet, Resume, Seed
+from steer.cli.given import refuse_given
+from steer.cli.options import (
+    Batch,
+    Class,
+    Device,
+    Json,
+    Model,
+    Noise,
+    Quiet,
+    Resume,
+    Seed,
+    Space,
+    Truncation,
+)
 from steer.errors import InputError
 
 NAME = "invert"
 
 
 def command(
+    context: typer.Context,
     pictures: Annotated[
         list[str], typer.Argument(help="Pictures, folders of them, or - for a pipe.")
     ],
@@ -29,6 +43,17 @@ def command(
     rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     final_rate: Annotated[float | None, typer.Option(help="Learning rate at the end.")] = None,
     constraint: Annotated[str, typer.Option(help="ball or none.")] = "ball",
+    class_: Class = [],  # noqa: B006
+    condition: Annotated[
+        str,
+        typer.Option(
+            help="What stands for the class: fixed, free (searched for too), or auto: free "
+            "without --class."
+        ),
+    ] = "auto",
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     tolerance: Annotated[float | None, typer.Option(help="Loss at which a picture ends.")] = None,
     align: Annotated[str, typer.Option(help="crop or letterbox to the generator's size.")] = "crop",
     batch: Batch = 32,
@@ -73,13 +98,18 @@ def command(
         sigma=sigma,
         start=start,
         constraint=constraint,
+        condition=condition,
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
     piped = [Path(text) for text in pictures if text == "-"]
     paths = piped + find_images(text for text in pictures if text != "-")
     _refuse_one_file_for_two(paths, target, preview)
-    generator = options.open_generator(model, device)
+    generator = options.open_generator(
+        model, device, classes=class_, truncation=truncation, noise=noise, space=space
+    )
+    if generator.condition is None:
+        refuse_given(context, ("condition",), f"for {generator.name}, which has no classes")
     partial = None if target == "-" else partial_path(Path(target))
     with options.progress("inverting", len(paths), quiet, partial) as bar:
         done = invert_photos(
@@ -94,7 +124,7 @@ def command(
     if preview is not None:
         write_png(preview, preview_of(generator, done, align))
     if json_:
-        options.print_json({"latents": target, **done.summary()})
+        options.print_json({"latents": target, **done.summary(generator.condition)})
     if done.failed:
         raise typer.Exit(3)
 

@@ -37,6 +37,35 @@ OptionalModel = Annotated[
         "--model", "-m", help="Generator; by default the one that the input was made with."
     ),
 ]
+Class = Annotated[
+    list[str],
+    typer.Option(
+        "--class",
+        help="Class of a conditional generator, by name or number. Repeatable: codes take them in "
+        "turn. By default codes are of any class.",
+    ),
+]
+Truncation = Annotated[
+    float | None,
+    typer.Option(
+        "--truncation",
+        help="How varied pictures are: up to 1 for BigGAN-deep, 0 to 2 (psi) for a StyleGAN.",
+    ),
+]
+Noise = Annotated[
+    str | None, typer.Option("--noise", help="Noise inputs of StyleGAN2: const, none or random.")
+]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", help="Space of a StyleGAN's codes: z, w, or w+ (a w for each layer)."),
+]
+Parts = Annotated[
+    str | None,
+    typer.Option(
+        "--parts",
+        help='Parts of the code that may move: names or numbers of levels or layers, "0-3,7".',
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same seed, same result.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -61,22 +90,44 @@ Directions = Annotated[
 ]
 
 
-def open_generator(model: str | None, device: str, artefact: Artefact | None = None) -> Generator:
-    """The generator asked for, or the one that `artefact` was made with, checked to be the same."""
+def open_generator(
+    model: str | None,
+    device: str,
+    artefact: Artefact | None = None,
+    *,
+    classes: list[str] | None = None,
+    truncation: float | None = None,
+    noise: str | None = None,
+    space: str | None = None,
+) -> Generator:
+    """The generator asked for, or the one that `artefact` was made with, checked to be the same.
+
+    Settings that are not asked for are those that the artefact was made with.
+    """
     from steer.generators import load, require_same
 
     made_with = artefact.made.get("generator", {}) if artefact else {}
     if model is None:
         model = made_with.get("model", "sprites")
-    generator = load(model, device)
+    generator = load(
+        str(model),
+        device,
+        classes=classes or made_with.get("classes"),
+        truncation=made_with.get("truncation") if truncation is None else truncation,
+        noise=noise or made_with.get("noise"),
+        space=space or made_with.get("space", "z"),
+        say=note,
+    )
     if artefact is not None:
-        require_same(made_with, generator, artefact.kind)
+        own_name = artefact.made.get("direction", {}).get("name")
+        kind = f"the direction {own_name}" if own_name else artefact.kind
+        require_same(made_with, generator, kind)
     return generator
 
 
 def codes_of(artefact: Artefact, generator: Generator) -> Tensor:
-    """z [n, d] of latents; InputError where they are not the generator's codes."""
-    z, dim = artefact.tensors.get("z"), generator.latent.dim
+    """z [n, width] of latents; InputError where they are not the generator's codes."""
+    z, dim = artefact.tensors.get("z"), generator.width
     if z is None or z.dim() != 2 or not len(z) or z.shape[1] != dim or not z.is_floating_point():
         found = "none" if z is None else f"{str(z.dtype).removeprefix('torch.')} {list(z.shape)}"
         raise InputError(f"expected latents z [n, {dim}] of {generator.name}, got {found}.")
@@ -98,6 +149,19 @@ def open_direction(text: str, generator: Generator) -> Direction:
     direction = Direction.of(load(text, "direction"))
     require_same(direction.generator, generator, f"the direction {direction.name}")
     return direction
+
+
+def first_direction(texts: list[str]) -> Artefact | None:
+    """The first direction that is a file: what it was made with are the defaults."""
+    from steer.files import load
+
+    files = [text for text in texts if Path(text).is_file()]
+    return load(files[0], "direction") if files else None
+
+
+def parts_of(text: str | None) -> tuple[str, ...] | None:
+    """The parts that --parts names."""
+    return tuple(part.strip() for part in text.split(",")) if text else None
 
 
 def assignments(texts: list[str], option: str) -> list[tuple[str, str]]:

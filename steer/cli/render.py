@@ -10,7 +10,20 @@ import typer
 
 from steer.cli import options
 from steer.cli.given import refuse_given
-from steer.cli.options import Batch, Device, Directions, Json, Measure, OptionalModel, Quiet, Seed
+from steer.cli.options import (
+    Batch,
+    Class,
+    Device,
+    Directions,
+    Json,
+    Measure,
+    Noise,
+    OptionalModel,
+    Quiet,
+    Seed,
+    Space,
+    Truncation,
+)
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +75,10 @@ def command(
         ),
     ] = [],  # noqa: B006
     measure: Measure = None,
+    class_: Class = [],  # noqa: B006
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", help="grid.png, film.gif, film.mp4, folder/, - for a pipe."),
@@ -85,8 +102,14 @@ def command(
     options.refuse_json_on_stdout(json_, target)
     settings, within = _settings(set_, shift, distribution), _tolerance(tolerance)
     artefact = _latents(source, latents)
-    generator = options.open_generator(model, device, artefact)
-    z = options.codes_of(artefact, generator) if artefact else generator.latent.sample(n, seed)
+    if artefact:
+        codes = ("n", "seed", "class_", "space")
+        refuse_given(context, codes, "with latents, which are the codes")
+    generator = options.open_generator(
+        model, device, artefact or options.first_direction(direction),
+        classes=class_, truncation=truncation, noise=noise, space=space,
+    )  # fmt: skip
+    z = options.codes_of(artefact, generator) if artefact else generator.sample(n, seed)
     given = [options.open_direction(text, generator) for text in direction]
     known = _known(given, settings, generator)
     along = _along(given, settings, low is not None or high is not None)
@@ -170,8 +193,6 @@ def _latents(source: str | None, latents: str | None) -> Artefact | None:
 
 def _refuse_without_effect(context: typer.Context, scene: _Scene, target: str) -> None:
     """InputError for options that do nothing beside the others."""
-    if scene.artefact:
-        refuse_given(context, ("n", "seed"), "with latents, which are the codes")
     if scene.along is None:
         refuse_given(context, ("steps",), "without a traversal, which takes a --direction")
         if not scene.settings:

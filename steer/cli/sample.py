@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options
-from steer.cli.options import Device, Json, Model, Quiet, Seed
+from steer.cli.options import Class, Device, Json, Model, Noise, Quiet, Seed, Space, Truncation
 from steer.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer.generators import LatentSpace
+    from steer.generators import Generator
 
 NAME = "sample"
 MOST = 2**26  # numbers in one file: 256 MiB, and a few times that in memory
@@ -23,6 +23,10 @@ CHUNK = 10_000  # codes drawn between two movements of the bar
 def command(
     model: Model = "sprites",
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 8,
+    class_: Class = [],  # noqa: B006
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     seed: Seed = 0,
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="Latents file, or - for a pipe.")
@@ -31,7 +35,7 @@ def command(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw latent codes from the generator's prior.
+    """Draw latent codes from the generator's prior, with the codes of classes where it has any.
 
     Example: steer sample -n 8 | steer render - > grid.png
     """
@@ -39,27 +43,30 @@ def command(
     options.refuse_json_on_stdout(json_, target)
     from steer.files import Artefact, how_made, save
 
-    generator = options.open_generator(model, device)
+    generator = options.open_generator(
+        model, device, classes=class_, truncation=truncation, noise=noise, space=space
+    )
     made = how_made("sample", generator.identity(), seed=seed, n=n)
-    z = _draw(generator.latent, n, seed, quiet)
+    z = _draw(generator, n, seed, quiet)
     save(Artefact("latents", {"z": z}, made), target)
     if json_:
-        options.print_json({"latents": target, "n": n, "dim": generator.latent.dim, **made})
+        options.print_json({"latents": target, "n": n, "dim": generator.width, **made})
 
 
-def _draw(latent: LatentSpace, n: int, seed: int, quiet: bool) -> Tensor:
-    """Codes [n, dim]; InputError where they would not fit in memory."""
+def _draw(generator: Generator, n: int, seed: int, quiet: bool) -> Tensor:
+    """Codes [n, width]; InputError where they would not fit in memory."""
     import torch
 
-    most = MOST // latent.dim
+    width = generator.width
+    most = MOST // width
     if n > most:
         raise InputError(
-            f"expected -n of at most {most} for codes of {latent.dim} numbers, got {n} "
-            f"({n * latent.dim * 4 / 1e9:.3g} GB): draw parts with other seeds."
+            f"expected -n of at most {most} for codes of {width} numbers, got {n} "
+            f"({n * width * 4 / 1e9:.3g} GB): draw parts with other seeds."
         )
     codes = []
     with options.progress("sampling", n, quiet or n <= CHUNK) as bar:
         for first in range(0, n, CHUNK):
-            codes.append(latent.sample(min(CHUNK, n - first), seed, first))
+            codes.append(generator.sample(min(CHUNK, n - first), seed, first))
             bar(first + len(codes[-1]), "")
     return torch.cat(codes)

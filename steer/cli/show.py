@@ -96,7 +96,7 @@ def _followed(artefact: Artefact, generator: Generator) -> Tensor:
     from steer.sheets import grid
 
     z, shift = (artefact.tensors.get(name) for name in ("z", "shift"))
-    dim = generator.latent.dim
+    dim = generator.width
     if (
         z is None
         or shift is None

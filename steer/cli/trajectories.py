@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options
-from steer.cli.options import Batch, Device, Json, Model, Quiet, Resume, Seed
+from steer.cli.options import (
+    Batch,
+    Class,
+    Device,
+    Json,
+    Model,
+    Noise,
+    Parts,
+    Quiet,
+    Resume,
+    Seed,
+    Space,
+    Truncation,
+)
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +62,11 @@ def command(
     loss: Loss = "blurred-mse",
     sigma: Sigma = None,
     constraint: Constraint = "ball",
+    parts: Parts = None,
+    class_: Class = [],  # noqa: B006
+    truncation: Truncation = None,
+    noise: Noise = None,
+    space: Space = None,
     shard: Annotated[int, typer.Option(min=1, help="Starts in a file of their own.")] = 64,
     batch: Batch = 32,
     out: Annotated[
@@ -71,9 +89,11 @@ def command(
     from steer.trajectories import follow_in_shards
 
     how = follow_options(
-        transform, extent, points, steps, loss, sigma, constraint, seed, naive=naive
+        transform, extent, points, steps, loss, sigma, constraint, seed, parts, naive=naive
     )
-    generator = options.open_generator(model, device)
+    generator = options.open_generator(
+        model, device, classes=class_, truncation=truncation, noise=noise, space=space
+    )
     made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **how.facts)
     whole = target.endswith(".safetensors")
     with _shards(target, whole) as folder:
@@ -124,11 +144,12 @@ def follow_options(
     sigma: float | None,
     constraint: str,
     seed: int,
+    parts: str | None = None,
     naive: bool = False,
 ) -> Follow:
     """How a transform is followed, from the command line's words."""
     from steer.trajectories import Follow
 
-    how = Follow(transform, extent, points, steps, naive)
+    how = Follow(transform, extent, points, steps, naive, parts=options.parts_of(parts))
     search = replace(how.search, loss=loss, sigma=sigma, constraint=constraint, seed=seed)
     return replace(how, search=search)

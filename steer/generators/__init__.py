@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from steer.generators.base import Condition, Generator, LatentSpace, PictureShap
 from steer.generators.biggan import BigGAN
 from steer.generators.biggan_deep import BigGANDeep
 from steer.generators.dcgan import DCGAN
+from steer.generators.known import KNOWN, Known
+from steer.generators.spaces import in_space
 from steer.generators.stylegan2 import StyleGAN2
 from steer.generators.stylegan3 import StyleGAN3
 from steer.generators.vae import VAE, DisVAE
-from steer.hub import locate
-from steer.registry import Registry
+from steer.hub import cached, locate
+from steer.registry import Registry, unknown
 
 __all__ = [
     "Condition",
     "Generator",
+    "Known",
     "LatentSpace",
     "PictureShape",
     "families",
@@ -34,8 +37,10 @@ __all__ = [
     "require_same",
 ]
 
-#: What `--model` finds by name: anything that makes a `Generator` when called.
-generators: Registry[Callable[[], Generator]] = Registry("generator", "steer.generators")
+#: What `--model` finds by name: anything that makes a `Generator` when called, or a `Known`.
+generators: Registry[Callable[[], Generator] | Known] = Registry("generator", "steer.generators")
+for _name, _known in KNOWN.items():
+    generators.register(_name, _known)
 #: Kinds of checkpoints, asked in this order of registration whether they recognise one.
 families: Registry[type[Generator]] = Registry("family", "steer.families")
 for _family in (VAE, DisVAE, DCGAN, BigGANDeep, BigGAN, StyleGAN2, StyleGAN3):
@@ -51,22 +56,65 @@ def sprites() -> Generator:
     return from_checkpoint(str(EMBEDDED / "sprites"))
 
 
-def load(model: str = "sprites", device: str = "auto") -> Generator:
+def load(
+    model: str = "sprites",
+    device: str = "auto",
+    *,
+    classes: Sequence[str | int] | None = None,
+    truncation: float | None = None,
+    noise: str | None = None,
+    space: str = "z",
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Generator:
     """The generator called `model`, ready to use: evaluation mode, no weight gradients.
 
     `model` is a registered name, a Hub id (`user/repo`, `user/repo@revision`, `user/repo:file`), a
-    file or a folder. Raises InputError where there is none or its weights do not fit, MachineError
-    where the Hub cannot be reached.
+    URL (`https://host/file.pkl#sha256=...`), a file or a folder. `classes`, by name or number, are
+    those that codes are drawn from; `truncation` and `noise` are those of the pictures; `space` is
+    that of the codes: `z`, or for a StyleGAN `w` and `w+`. `say` is told the licence of a
+    registered model whose weights are not on this machine yet.
+
+    Raises InputError where there is none, its weights do not fit, or it has no such setting;
+    MachineError where the Hub cannot be reached.
 
     >>> load("sprites", device="cpu").picture
     PictureShape(channels=3, height=64, width=64)
     """
-    generator = generators.get(model)() if model in generators else from_checkpoint(model)
-    generator.name = model if model in generators else Path(model.rstrip("/")).name
+    on = pick_device(device)
+    generator = _made(model, say)
+    place = model.partition("#")[0].rstrip("/")
+    generator.name = model if model in generators else Path(place).name
     generator.model = model
     if generator.checksum is None:
         generator.checksum = _fingerprint(generator)
-    return generator.eval().requires_grad_(False).to(pick_device(device))
+    generator = in_space(generator.eval().requires_grad_(False).to(on), space)
+    if classes:
+        generator.classes = _indices(generator, classes)
+    for name, value in (("truncation", truncation), ("noise", noise)):
+        if value is None:
+            continue
+        if getattr(generator, name) is None:
+            raise InputError(f"expected no {name} for {generator.name}, which has none.")
+        setattr(generator, name, value)
+    return generator
+
+
+def _made(model: str, say: Callable[[str], None]) -> Generator:
+    """A generator by its name, or from a checkpoint."""
+    entry = generators.get(model) if model in generators else None
+    if isinstance(entry, Known):
+        if not cached(entry.source):
+            say(f"{model}: {entry.licence}")
+        return from_checkpoint(entry.source)
+    return entry() if entry else from_checkpoint(model)
+
+
+def _indices(generator: Generator, classes: Sequence[str | int]) -> tuple[int, ...]:
+    """Classes by number; InputError for those that are not there."""
+    base = getattr(generator, "base", generator)
+    if base.condition is None:
+        raise InputError(f"expected no classes for {generator.name}, which has none.")
+    return tuple(base.condition.index(str(each)) for each in classes)
 
 
 def from_checkpoint(model: str) -> Generator:
@@ -85,11 +133,6 @@ def from_checkpoint(model: str) -> Generator:
         if checkpoint.origin in str(error):
             raise
         raise InputError(f"{checkpoint.origin}: {error}") from error
-    if generator.condition is not None:
-        raise InputError(
-            f"{checkpoint.origin}: expected a generator of codes alone, this {family.family} is "
-            f"told one of {len(generator.condition.codes)} classes, which commands cannot say yet."
-        )
     generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
     beside = Path(model) / "directions"
     generator.directions = {file.stem: file for file in sorted(beside.glob("*.safetensors"))}
@@ -97,19 +140,23 @@ def from_checkpoint(model: str) -> Generator:
 
 
 def require_same(made_with: Mapping[str, Any], generator: Generator, kind: str) -> None:
-    """InputError where an artefact was made with other weights than the generator's."""
+    """InputError where an artefact was made with other weights, or in another space of codes, than
+    the generator's."""
     if made_with.get("checksum") != generator.checksum:
         raise InputError(
             f"expected {kind} of {generator.name} (weights {str(generator.checksum)[:12]}), got "
             f"{kind} of {made_with.get('name', 'an unknown generator')} "
             f"(weights {str(made_with.get('checksum'))[:12]})."
         )
+    space = made_with.get("space", "z")
+    if space != generator.space:
+        raise InputError(
+            f"expected {kind} in the space {generator.space} of {generator.name}, got {space}."
+        )
 
 
 def unknown_model(model: str) -> InputError:
     """The error for a bare word that is no registered name."""
-    from steer.registry import unknown
-
     return unknown("generator", model, generators.names())
 
 

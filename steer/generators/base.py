@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,11 @@ import torch
 from scipy.stats import chi
 from torch import Tensor, nn
 
-from steer.registry import unknown
+from steer.errors import InputError
+from steer.registry import first_few, unknown
+
+#: Classes that are named one by one in an error; of more, how many there are.
+NAMED = 40
 
 
 class PictureShape(NamedTuple):
@@ -53,10 +59,24 @@ class LatentSpace:
         ]
         return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(n, self.dim))
 
-    @property
-    def std(self) -> float:
-        """Standard deviation of one number of the prior."""
+    def std_along(self, u: np.ndarray) -> float:
+        """Standard deviation of <u, z> under the prior, for a unit vector u [dim]."""
         return 1.0
+
+    def columns(self, parts: Sequence[str]) -> Tensor:
+        """Which numbers [dim] of a code belong to parts, each named, or by its number from 0, or a
+        range of numbers; InputError for those that are not there.
+
+        >>> LatentSpace(4, {"coarse": 1, "middle": 1, "fine": 2}).columns(["coarse", "2"])
+        tensor([ True, False,  True,  True])
+        """
+        if not self.parts:
+            raise InputError(f"expected a code with parts to choose {', '.join(parts)} of.")
+        names, lengths = list(self.parts), torch.tensor(list(self.parts.values()))
+        chosen = torch.zeros(len(names), dtype=torch.bool)
+        for part in parts:
+            chosen[list(_numbers(part.strip(), names))] = True
+        return chosen.repeat_interleave(lengths)
 
     @cached_property
     def radius(self) -> float:
@@ -71,6 +91,20 @@ class LatentSpace:
         """The nearest codes [B, dim] inside the ball of `radius`."""
         norms = z.norm(dim=1, keepdim=True)
         return z * (self.radius / norms.clamp_min(self.radius))
+
+
+def _numbers(part: str, names: list[str]) -> Iterator[int]:
+    """The numbers of a part, or of a range of parts."""
+    ends = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
+    if part in names:
+        yield names.index(part)
+    elif ends and int(ends[1]) <= int(ends[2] or ends[1]) < len(names):
+        yield from range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    else:
+        raise InputError(
+            f"expected a part of the code ({first_few(names)}), its number from 0 to "
+            f"{len(names) - 1} or a range such as 0-1, got {part!r}."
+        )
 
 
 @dataclass(frozen=True)
@@ -96,17 +130,38 @@ class Condition:
             return int(text)
         if text in self.names:
             return self.names.index(text)
-        known = self.names or (f"0 to {len(self.codes) - 1}",)
+        few = self.names if len(self.names) <= NAMED else ()
+        known = few or (f"0 to {len(self.codes) - 1}",)
         raise unknown("class", text, known)
+
+    def name(self, index: int) -> str:
+        """What a class is called: its number, where names are not known."""
+        return self.names[index] if self.names else str(index)
+
+    def project(self, codes: Tensor) -> Tensor:
+        """The nearest codes [B, width] no further from the classes' mean than the farthest class.
+
+        >>> Condition(torch.tensor([[0.0], [2.0]])).project(torch.tensor([[5.0], [1.5]])).tolist()
+        [[2.0], [1.5]]
+        """
+        own = self.codes.to(codes)
+        mean = own.mean(0)
+        radius = (own - mean).norm(dim=1).max()
+        away = codes - mean
+        far = away.norm(dim=1, keepdim=True)
+        return torch.where(far > radius, mean + away * (radius / far), codes)
+
+    def nearest(self, codes: Tensor) -> Tensor:
+        """The class [B] whose code lies nearest to each of codes [B, width]."""
+        return torch.cdist(codes, self.codes.to(codes)).argmin(1)
 
 
 class Generator(nn.Module):
     """Base of every generator, a plugin's included: set `latent` and `picture`, write `forward`.
 
-    `forward` takes codes [B, latent.dim] and returns pictures [B, C, H, W] in [0, 1]. A generator
-    that can guess the code of a picture overrides `encode`. A class-conditional one has a
-    `condition`, whose numbers follow those of the latent space in every code:
-    [B, latent.dim + condition.width].
+    `forward` takes codes [B, width] and returns pictures [B, C, H, W] in [0, 1]. A generator that
+    can guess the code of a picture overrides `encode`. A class-conditional one has a `condition`,
+    whose numbers follow those of the latent space in every code.
 
     >>> class Ramp(Generator):
     ...     def __init__(self):
@@ -124,6 +179,10 @@ class Generator(nn.Module):
     truncation: float | None = None
     #: How noise inputs are filled: `const`, `none` or `random`; None where there are none.
     noise: str | None = None
+    #: The space that codes live in: `z`, `w` or `w+`.
+    space: str = "z"
+    #: Classes that codes are drawn from, in turn; from all of them, at random, where it is None.
+    classes: tuple[int, ...] | None = None
 
     def __init__(
         self, latent: LatentSpace, picture: PictureShape, condition: Condition | None = None
@@ -138,6 +197,55 @@ class Generator(nn.Module):
         self.verified = False
         #: Directions that come with the generator, by name.
         self.directions: dict[str, Path] = {}
+
+    @property
+    def width(self) -> int:
+        """Numbers in a code: those of the latent space, then those of the condition."""
+        return self.latent.dim + (self.condition.width if self.condition else 0)
+
+    def sample(self, n: int, seed: int = 0, first: int = 0) -> Tensor:
+        """Codes [n, width] of items `first` to `first + n - 1` of the seed's stream: z from the
+        prior, then the code of the class.
+
+        >>> class Told(Generator):
+        ...     def __init__(self):
+        ...         condition = Condition(torch.eye(3))
+        ...         super().__init__(LatentSpace(2), PictureShape(1, 8, 8), condition)
+        >>> told = Told()
+        >>> told.classes = (2, 0)
+        >>> told.sample(3)[:, 2:].tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+        """
+        z = self.latent.sample(n, seed, first)
+        if self.condition is None:
+            return z
+        return torch.cat([z, self.condition.codes.cpu()[self._labels(n, seed, first)]], dim=1)
+
+    def _labels(self, n: int, seed: int, first: int) -> list[int]:
+        """The class of each item."""
+        assert self.condition is not None
+        items = range(first, first + n)
+        if self.classes:
+            return [self.classes[item % len(self.classes)] for item in items]
+        count = len(self.condition.codes)
+        # a stream of its own: the same z comes with and without classes
+        return [int(np.random.default_rng([seed, item, 1]).integers(count)) for item in items]
+
+    def project(self, codes: Tensor) -> Tensor:
+        """The nearest codes [B, width] that are typical: z in its ball, the condition among the
+        classes."""
+        z, condition = codes[:, : self.latent.dim], codes[:, self.latent.dim :]
+        if self.condition is None:
+            return self.latent.project(z)
+        return torch.cat([self.latent.project(z), self.condition.project(condition)], dim=1)
+
+    def free(self, parts: Sequence[str] | None = None, condition: bool = False) -> Tensor:
+        """Which numbers [width] of a code a search may change: z or some of its parts, and the
+        condition where asked. InputError for parts that are not there."""
+        latent = self.latent
+        z = latent.columns(parts) if parts else torch.ones(latent.dim, dtype=torch.bool)
+        rest = torch.full((self.width - latent.dim,), condition)
+        return torch.cat([z, rest]).to(self.device)
 
     def encode(self, pictures: Tensor) -> Tensor | None:
         """Codes [B, dim] guessed for pictures [B, C, H, W]; None where there is no encoder."""
@@ -154,11 +262,19 @@ class Generator(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def identity(self) -> dict[str, Any]:
-        """What artefacts record: name, what `--model` was, family, checksum, verified."""
+        """What artefacts record: name, what `--model` was, family, checksum, verified, and the
+        settings of `load` that are not the default."""
+        settings = {
+            "space": None if self.space == "z" else self.space,
+            "truncation": self.truncation,
+            "noise": self.noise,
+            "classes": list(self.classes) if self.classes else None,
+        }
         return {
             "name": self.name,
             "model": self.model,
             "family": self.family or self.name,
             "checksum": self.checksum,
             "verified": self.verified,
+            **{name: value for name, value in settings.items() if value is not None},
         }
