@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
-import re
-import struct
-import warnings
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from steer.disk import looks_like, make_folder, read_whole, save_json, write_atomically
+from steer.disk import (
+    disk_error,
+    looks_like,
+    make_folder,
+    plain,
+    read_whole,
+    save_json,
+    write_atomically,
+)
 from steer.errors import InputError
-from steer.files import check_finite, own_copy, parse_safetensors
+from steer.files import check_finite, own_copy
 from steer.hub import CONFIG_NAMES, WEIGHTS_NAME, Source, choose_weights, known_checksum
+from steer.pickles import Network, networks_in, open_pickle, read_network
 from steer.registry import first_few
+from steer.tensors import read_safetensors
+from steer.torch_files import Pickled
+from steer.unpickle import shown
 
 State = dict[str, Tensor]
 # where checkpoints keep a generator's state dict, the averaged weights first
 STATE_KEYS = ("g_ema", "G_ema", "netG_state_dict", "generator", "state_dict", "model")
-# what torch.load raises on bytes that are no whole checkpoint
-TORCH_ERRORS = (
-    *(pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, AttributeError),
-    *(TypeError, AssertionError, struct.error, OverflowError, OSError),
+# the networks of NVIDIA's pickles, the averaged weights first
+NETWORK_KEYS = ("G_ema", "G")
+# what NVIDIA's generators call their arguments, in order
+GENERATOR_ARGUMENTS = (
+    *("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"),
+    *("mapping_kwargs", "synthesis_kwargs"),
 )
+CHUNK = 1 << 20
+LONGEST_NAME = 200
 
 
 @dataclass
@@ -53,33 +64,70 @@ class Checkpoint:
 def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     """Configuration and weights of a source, as data: nothing in them is executed.
 
-    The weights' SHA-256 is compared with `sha256`, with the "sha256" of config.json (which
-    `save_checkpoint` writes), and with the Hub's own where those are known. The state dict may be
-    nested under one of STATE_KEYS.
+    The weights' SHA-256 is compared with `sha256`, with what the source states, with the "sha256"
+    of config.json (which `save_checkpoint` writes), and with the Hub's own where those are known;
+    a beginning is compared, but verifies nothing. The state dict may be
+    nested under one of STATE_KEYS, or be that of a network of NVIDIA's, whose arguments are then
+    the "init_kwargs" of the configuration.
 
-    Raises InputError that says what the file looks like where it is no whole checkpoint.
+    Only the tensors that are kept are read, each straight into memory of its own. Raises InputError
+    that says what the file looks like where it is no whole checkpoint.
     """
     name = choose_weights(source.files, source.origin)
+    path = source.files[name]
     where = source.origin if len(source.files) == 1 else f"{name} of {source.origin}"
     config = read_config(source)
-    data = read_whole(source.files[name])
-    digest = hashlib.sha256(data).hexdigest()
-    expected = (sha256, config.pop("sha256", None), known_checksum(source.files[name]))
+    expected = (sha256, config.pop("sha256", None), known_checksum(path))
     known = [checksum for checksum in expected if checksum is not None]
-    for checksum in known:
-        if checksum != digest:
-            raise InputError(
-                f"{where} is damaged or another file: expected SHA-256 {checksum}, got {digest}."
-            )
-    state, beside, described = _parse_weights(name, data, where)
+    try:
+        with open(path, "rb") as file:
+            before = _stamp(file)
+            digest = _digest(file)
+            _compare(digest, known, source.sha256, where)
+            state, beside, described = _parse_weights(name, file, where)
+            _check_names([*state, *beside], where)
+            if _stamp(file) != before:
+                raise InputError(f"{where} was changed by something else while it was read.")
+    except OSError as error:
+        raise disk_error("read", path, error) from error
     return Checkpoint(
         origin=source.origin,
         config=config or described,
         state=state,
         sha256=digest,
-        verified=source.verified or bool(known),
+        verified=bool(known) or source.sha256 == digest,
         beside=beside,
     )
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(CHUNK):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _compare(digest: str, known: list[str], beginning: str, where: str) -> None:
+    wrong = [checksum for checksum in known if checksum != digest]
+    if not digest.startswith(beginning):
+        wrong.append(beginning)
+    if wrong:
+        raise InputError(
+            f"{where} is damaged or another file: expected SHA-256 {shown(str(wrong[0]))}, "
+            f"got {digest}."
+        )
+
+
+def _check_names(names: list[str], where: str) -> None:
+    """Names stand in sentences, and nobody's are longer than a line."""
+    for name in names:
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise InputError(f"expected names of tensors in {where}, found {shown(name)!r}.")
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -101,66 +149,55 @@ def _parse_config(data: bytes, where: str) -> dict[str, Any]:
     return config
 
 
-def _parse_weights(name: str, data: bytes, where: str) -> tuple[State, State, dict[str, Any]]:
+def _parse_weights(name: str, file: BinaryIO, where: str) -> tuple[State, State, dict[str, Any]]:
     """The state dict, the tensors beside it, and the configuration in the file itself."""
     if name.endswith(".safetensors"):
-        tensors, metadata = parse_safetensors(data, where)
-        config = _parse_config(metadata.get("config", "{}").encode(), f"the metadata of {where}")
-        return tensors, {}, config
-    return *_unwrap(_load_torch(data, where), where), {}
-
-
-def _load_torch(data: bytes, where: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except TORCH_ERRORS as error:
-        raise InputError(_why_not_loaded(data, where, str(error))) from error
-
-
-def _why_not_loaded(data: bytes, where: str, message: str) -> str:
-    """One sentence for torch's page."""
-    forbidden = re.search(r"GLOBAL (\S+)", message)
-    if forbidden:
-        return (
-            f"expected tensors only, {where} is a pickle that calls {forbidden[1]}: "
-            "refused, and nothing of it was run."
+        tensors, metadata = read_safetensors(file, where)
+        config = _parse_config(
+            metadata.get("config", "{}").encode("utf-8", "surrogatepass"),
+            f"the metadata of {where}",
         )
-    if "TorchScript" in message:
-        return f"expected tensors only, {where} is a TorchScript program: refused."
-    like = looks_like(data)
-    if like in {"a zip archive", "a Python pickle"}:
-        like += " that is truncated, damaged or holds more than tensors (nothing in it was run)"
-    return f"expected a PyTorch checkpoint, {where} is {like}."
+        return tensors, {}, config
+    pickled = open_pickle(file, where)
+    networks = networks_in(pickled.root)
+    for key in NETWORK_KEYS:
+        if key in networks:
+            network = read_network(pickled, networks[key])
+            return network.state, {}, _config_of(network)
+    return *_unwrap(pickled), {}
 
 
-def _unwrap(loaded: Any, where: str) -> tuple[State, State]:
-    if not isinstance(loaded, Mapping):
-        kind = type(loaded).__name__
-        raise InputError(f"expected a dict of tensors, {where} holds something else ({kind}).")
-    top = _tensors_in(loaded)
+def _config_of(network: Network) -> dict[str, Any]:
+    """A network's arguments by name; those given by place are named as NVIDIA's generators do."""
+    named = dict(zip(GENERATOR_ARGUMENTS, network.init_args, strict=False))
+    return {
+        "init_kwargs": plain(named | network.init_kwargs),
+        "class_name": network.class_name,
+        "kind": network.kind,
+    }
+
+
+def _unwrap(pickled: Pickled) -> tuple[State, State]:
+    root, where = pickled.root, pickled.where
+    if not isinstance(root, dict):
+        raise pickled.unlike("a dict of tensors", root)
+    top = _tensors_in(pickled, root)
     for key in STATE_KEYS:
-        nested = _tensors_in(loaded.get(key))
+        nested = _tensors_in(pickled, root.get(key))
         if nested:
             return nested, top
     if not top:
-        keys = first_few([str(key) for key in loaded]) or "nothing"
+        keys = first_few([shown(str(key)) for key in root]) or "nothing"
         raise InputError(
             f"expected tensors or one of {', '.join(STATE_KEYS)} in {where}, found {keys}."
         )
     return top, {}
 
 
-def _tensors_in(value: Any) -> State:
-    """The dense tensors right inside a mapping; none where it is no mapping."""
-    items = value.items() if isinstance(value, Mapping) else ()
-    return {str(name): part.detach() for name, part in items if _is_dense(part)}
-
-
-def _is_dense(value: Any) -> bool:
-    is_strided = isinstance(value, Tensor) and value.layout == torch.strided
-    return is_strided and value.device.type == "cpu" and not value.is_quantized
+def _tensors_in(pickled: Pickled, value: Any) -> State:
+    """The tensors right inside a dict; none where it is no dict."""
+    items = value.items() if isinstance(value, dict) else ()
+    return {str(name): pickled.tensor(part) for name, part in items if pickled.is_tensor(part)}
 
 
 # --- using and writing them ---
@@ -173,6 +210,7 @@ def match_state(
 
     `expected` maps names to tensors (a module's `state_dict()`) or to shapes.
 
+    >>> import torch
     >>> match_state({"a": (2,), "b": (3,)}, {"a": torch.zeros(1)}, "x.pt")
     Traceback (most recent call last):
         ...
@@ -202,7 +240,7 @@ def save_checkpoint(
 
     The same weights give the same bytes. Raises what `write_atomically` raises.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from steer.hub import locate
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_checkpoint(Path(folder), {"latent": 2}, {"a": torch.zeros(2)}, "# A model")

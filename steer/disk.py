@@ -84,10 +84,11 @@ def _write_beside_and_rename(path: Path, data: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """What was renamed in a folder lasts from here on."""
     if os.name != "posix":  # Windows opens no folder for fsync
         return
     descriptor = os.open(folder, os.O_RDONLY)

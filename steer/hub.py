@@ -1,4 +1,4 @@
-"""Models by Hub id, file or folder: where their files lie on this disk, fetched once."""
+"""Models by Hub id, URL, file or folder: where their files lie on this disk, fetched once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from steer.disk import disk_error
+from steer.disk import disk_error, make_folder, write_atomically
+from steer.downloads import Address, download
 from steer.errors import InputError, MachineError, SteerError
 from steer.registry import first_few
 
@@ -19,6 +21,8 @@ CONFIG_NAMES = ("config.json", "specs.json")
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 SUFFIXES = (*WEIGHTS_SUFFIXES, ".pkl", ".json", ".md")
+DIRECTIONS = "directions/*.safetensors"
+URL = re.compile(r"https?://", re.IGNORECASE)
 HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?", re.ASCII
 )
@@ -26,19 +30,29 @@ HUB_ID = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights lie on this disk: file names to paths, and what the user called them."""
+    """Where weights lie on this disk: file names to paths, and what the user called them.
+
+    Directions that came with them are among the files, as "directions/NAME.safetensors". `sha256`
+    is the weights' checksum as far as the user stated it, perhaps its beginning.
+    """
 
     files: dict[str, Path]
     origin: str
-    verified: bool = False
+    sha256: str = ""
 
 
 def locate(model: str, *, offline: bool = False) -> Source:
-    """The files of a local file or folder, or of a Hub id, downloaded once into the Hub's cache.
+    """The files of a local file or folder, of a Hub id, or of a URL; what is not on this disk is
+    downloaded once, into the Hub's cache or our own (`cache_folder`).
 
     A Hub id is `user/repo`, `user/repo@revision`, `user/repo:file` or `user/repo@revision:file`.
-    Of a repository without a named file, only configuration, weights and card are fetched. Where
-    the Hub does not answer, what the cache holds serves.
+    Of a repository without a named file, only configuration, weights, card and directions are
+    fetched. A URL is `https://host/file.pkl`, and may end in `#sha256=HEX&size=BYTES`, where HEX
+    may be the beginning of the checksum.
+
+    What the cache holds is used without asking the network, so that a branch such as `main` stays
+    as it was when it was fetched: to follow it, remove it from the cache ('hf cache rm') or name a
+    newer revision.
 
     Raises InputError where the name is malformed or there is no such thing, MachineError where the
     network fails.
@@ -48,6 +62,8 @@ def locate(model: str, *, offline: bool = False) -> Source:
         ...
     steer.errors.InputError: no such file: no/such/folder/model.pt.
     """
+    if URL.match(model):
+        return _by_url(Address.parse(model, SUFFIXES), offline)
     place = os.path.expanduser(model)
     if os.path.isdir(place):
         return Source(_files_of(Path(place)), model)
@@ -59,12 +75,20 @@ def locate(model: str, *, offline: bool = False) -> Source:
 
 
 def cached(origin: str) -> bool:
-    """Whether the weights of a Hub id are on this disk already.
+    """Whether `locate` would find a model without the network.
 
-    >>> cached("nobody/nothing-at-all")
-    False
+    >>> cached("nobody/nothing-at-all"), cached("https://nowhere/at/all.pkl"), cached(".")
+    (False, False, True)
     """
-    return bool(_cached_files(HubId.parse(origin)))
+    if URL.match(origin):
+        return Address.parse(origin, SUFFIXES).place.exists()
+    return os.path.exists(os.path.expanduser(origin)) or _is_whole(HubId.parse(origin))
+
+
+def _by_url(address: Address, offline: bool) -> Source:
+    if offline and not address.place.exists():
+        raise MachineError(f"{address.url} is not in this machine's cache (offline).")
+    return Source({address.name: download(address)}, address.url, sha256=address.sha256)
 
 
 @dataclass(frozen=True)
@@ -95,18 +119,21 @@ class HubId:
 
 
 def _files_of(folder: Path) -> dict[str, Path]:
-    """The files right inside `folder` that could belong to a model."""
+    """The files right inside `folder` that could belong to a model, and its directions."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise disk_error("read", folder, error) from error
-    return {path.name: path for path in paths if path.suffix in SUFFIXES and path.is_file()}
+    files = {path.name: path for path in paths if path.suffix in SUFFIXES and path.is_file()}
+    directions = sorted(folder.glob(DIRECTIONS))
+    return files | {f"directions/{path.name}": path for path in directions if path.is_file()}
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
     """The weights among file names: model.safetensors, else the only one there is.
 
-    Raises InputError that lists what is there. A pickle of NVIDIA's is not read yet.
+    A pickle (.pkl) is taken only where there is nothing else. Raises InputError that lists what is
+    there.
 
     >>> choose_weights(["config.json", "weights.tar"], "a folder")
     'weights.tar'
@@ -115,16 +142,14 @@ def choose_weights(names: Iterable[str], where: str) -> str:
     found = _weights_among(names)
     if WEIGHTS_NAME in found:
         return WEIGHTS_NAME
-    if len(found) == 1 and not found[0].endswith(".pkl"):
+    if len(found) == 1:
         return found[0]
-    if found and all(name.endswith(".pkl") for name in found):
-        raise InputError(f"NVIDIA pickles are not read yet: {where} holds {first_few(found)}.")
     if found:
         raise InputError(
             f"expected one file of weights in {where}, found {first_few(found)}: name one."
         )
     raise InputError(
-        f"expected weights ({', '.join(WEIGHTS_SUFFIXES)}) in {where}, "
+        f"expected weights ({', '.join(WEIGHTS_SUFFIXES)}, .pkl) in {where}, "
         f"found {first_few(names) or 'nothing'}."
     )
 
@@ -136,8 +161,8 @@ def _weights_among(names: Iterable[str]) -> list[str]:
     return readable or [name for name in top if name.endswith(".pkl")]
 
 
-def _cached_files(model: HubId) -> dict[str, Path]:
-    """What the Hub's cache holds of it, if that includes weights.
+def _snapshot(model: HubId) -> Path:
+    """Where the Hub's cache keeps the repository at that revision.
 
     The layout is documented at https://huggingface.co/docs/hub/local-cache.
     """
@@ -146,7 +171,12 @@ def _cached_files(model: HubId) -> dict[str, Path]:
     root = Path(HF_HUB_CACHE) / f"models--{model.repo.replace('/', '--')}"
     reference = root / "refs" / model.revision
     commit = reference.read_text().strip() if reference.is_file() else model.revision
-    folder = root / "snapshots" / commit
+    return root / "snapshots" / commit
+
+
+def _cached_files(model: HubId) -> dict[str, Path]:
+    """What the Hub's cache holds of it, if that includes weights."""
+    folder = _snapshot(model)
     if model.file:
         path = folder / model.file
         return {path.name: path} if path.is_file() else {}
@@ -154,11 +184,20 @@ def _cached_files(model: HubId) -> dict[str, Path]:
     return files if _weights_among(files) else {}
 
 
+def _is_whole(model: HubId) -> bool:
+    """Whether the cache holds all that would be fetched. Weights come last, but another program
+    may have fetched them alone: there is a configuration, or it is known that there is none."""
+    files = _cached_files(model)
+    described = any(name in files for name in CONFIG_NAMES)
+    lacks_none = all(note.is_file() for note in _absent(_snapshot(model)))
+    return bool(files) and (model.file is not None or described or lacks_none)
+
+
 def _fetch(model: HubId, offline: bool) -> dict[str, Path]:
     saved = _cached_files(model)
-    if offline:
-        if not saved:
-            raise MachineError(f"{model.text} is not in this machine's Hub cache (offline).")
+    if offline and not saved:
+        raise MachineError(f"{model.text} is not in this machine's Hub cache (offline).")
+    if offline or _is_whole(model):
         return saved
     try:
         return _download(model)
@@ -181,10 +220,31 @@ def _download(model: HubId) -> dict[str, Path]:
             info = HfApi().model_info(model.repo, revision=model.revision, timeout=TIMEOUT)
             listed = [sibling.rfilename for sibling in info.siblings or []]
     weights = model.file or choose_weights(listed, model.text)
-    wanted = [name for name in (weights, *CONFIG_NAMES, "README.md") if name in listed]
+    directions = [name for name in listed if fnmatch(name, DIRECTIONS)]
+    described = [name for name in CONFIG_NAMES if name in listed]
+    card = [name for name in ("README.md",) if name in listed]
     with _hub_failures(model):
-        paths = [hf_hub_download(model.repo, name, revision=model.revision) for name in wanted]
-    return {Path(path).name: Path(path) for path in paths}
+        paths = {
+            name if name in directions else Path(name).name: Path(
+                hf_hub_download(model.repo, name, revision=model.revision)
+            )
+            for name in (*described, *card, *directions, weights)
+        }
+    if not (model.file or described):
+        _note_absence(paths[weights].parent)
+    return paths
+
+
+def _absent(snapshot: Path) -> list[Path]:
+    """Where the Hub's cache notes that a revision has none of the configurations."""
+    folder = snapshot.parent.parent / ".no_exist" / snapshot.name
+    return [folder / name for name in CONFIG_NAMES]
+
+
+def _note_absence(snapshot: Path) -> None:
+    for note in _absent(snapshot):
+        make_folder(note.parent)
+        write_atomically(note, b"")
 
 
 @contextmanager

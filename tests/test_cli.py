@@ -29,10 +29,13 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def test_the_commands_are_those_of_the_issue() -> None:
     assert NAMES == [
+        "convert",
         "evaluate",
         "fit-direction",
         "invert",
         "models",
+        "pull",
+        "push",
         "render",
         "sample",
         "show",
@@ -309,7 +312,8 @@ def test_a_hub_id_that_does_not_exist(steer: Steer, monkeypatch: pytest.MonkeyPa
     refused(steer("sample", "--model", "nobody/nothing"), "nobody/nothing is not on the Hub")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# those that need a Hub are tested in test_cli_hub
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("push", "pull")])
 def test_json_is_one_object_and_nothing_else(
     steer: Steer, tiny: Path, knob: Path, tmp_path: Path, name: str
 ) -> None:
@@ -317,6 +321,7 @@ def test_json_is_one_object_and_nothing_else(
     small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
     picture = photo(tmp_path / "a.png")
     arguments = {
+        "convert": (tiny, "-o", tmp_path / "converted"),
         "evaluate": ("-d", knob, "--model", "blob", "-n", 8, "--values", "0"),
         "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", out),
         "invert": (picture, "--model", tiny, "--steps", 2, "-o", out),

@@ -10,6 +10,7 @@ from commands import Steer, tiny_vae
 
 from steer.disk import save_json
 from steer.generators import families, generators
+from steer.generators.biggan_deep import BigGANDeep
 
 
 def test_json_lists_every_registered_generator(steer: Steer) -> None:
@@ -19,6 +20,33 @@ def test_json_lists_every_registered_generator(steer: Steer) -> None:
     sprites = next(row for row in listed["models"] if row["name"] == "sprites")
     assert sprites["picture"] == [3, 64, 64]
     assert (sprites["encoder"], sprites["where"]) == (True, "installed")
+
+
+def test_published_weights_are_listed_without_fetching_or_loading_any(
+    steer: Steer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("STEER_HOME", str(tmp_path))
+    monkeypatch.setattr(BigGANDeep, "from_checkpoint", None)
+    snapshot = tmp_path / "hub" / "models--osanseviero--BigGAN-deep-128" / "snapshots"
+    rows = {row["name"]: row for row in steer("models", "--json").summary["models"]}
+    assert (rows["biggan"]["where"], rows["biggan-256"]["where"]) == ("Hub", "URL")
+    assert rows["biggan-512"] == {
+        "name": "biggan-512",
+        "family": "biggan-deep",
+        "picture": [3, 512, 512],
+        "latents": 128,
+        "encoder": False,
+        "directions": [],
+        "where": "URL",
+    }
+    (snapshot / "main").mkdir(parents=True)
+    for name in ("config.json", "pytorch_model.bin"):
+        (snapshot / "main" / name).write_bytes(b"not read")
+    rows = {row["name"]: row for row in steer("models", "--json").summary["models"]}
+    assert rows["biggan"]["where"] == rows["biggan-128"]["where"] == "cached"
 
 
 def test_the_table_says_the_same(steer: Steer) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import local_hub
 import pytest
 import safetensors.torch
 from on_disk import STATE, assert_state, folder_of, torch_bytes
@@ -25,9 +26,11 @@ from steer.hub import Source, cached, choose_weights, locate
 def test_a_folder_gives_its_own_model_files_only(tmp_path):
     folder_of(tmp_path, a_pt=b"", config_json=b"", README_md=b"", photo_png=b"", code_py=b"")
     folder_of(tmp_path / "sub", b_pt=b"")
+    folder_of(tmp_path / "directions", smile_safetensors=b"", note_md=b"")
     (tmp_path / "c.pt").mkdir()
     found = locate(str(tmp_path))
-    assert list(found.files) == ["README.md", "a.pt", "config.json"]
+    ours = ["README.md", "a.pt", "config.json", "directions/smile.safetensors"]
+    assert list(found.files) == ours
     assert found == Source({name: tmp_path / name for name in found.files}, str(tmp_path))
 
 
@@ -59,7 +62,7 @@ def test_a_path_that_leads_nowhere_is_no_hub_id(model):
         "user/repo@../x",
         "user/repo:../../x.pt",
         "user/repo:run.py",
-        "https://huggingface.co/user/repo",
+        "ftp://huggingface.co/user/repo",
         "üser/repo",
     ],
 )
@@ -78,6 +81,7 @@ def test_a_malformed_id_is_refused_without_asking_the_hub(model):
         (["pytorch_model.bin", "config.json", "README.md"], "pytorch_model.bin"),
         (["weights.tar", "G.pkl"], "weights.tar"),
         (["sub/model.safetensors", "a.pt"], "a.pt"),
+        (["README.md", "G.pkl", "config.json"], "G.pkl"),
     ],
 )
 def test_the_weights_are_chosen_among_the_files(names, chosen):
@@ -90,7 +94,7 @@ def test_the_weights_are_chosen_among_the_files(names, chosen):
         (["b.pt", "a.pth"], "expected one file of weights in here, found a.pth, b.pt: name one"),
         (["config.json"], r"expected weights \(.safetensors, .*\) in here, found config.json"),
         ([], "in here, found nothing"),
-        (["G.pkl"], "NVIDIA pickles are not read yet: here holds G.pkl"),
+        (["G.pkl", "D.pkl"], "expected one file of weights in here, found D.pkl, G.pkl: name one"),
     ],
 )
 def test_a_choice_that_cannot_be_made_lists_what_is_there(names, said):
@@ -298,6 +302,39 @@ def test_without_a_network_and_a_cache_the_machine_failed_and_soon(unconnected, 
         assert answer["error"] == "MachineError" and "\n" not in answer["said"]
         assert answer["said"].startswith(f"cannot fetch {model} from the Hub: ")
     assert unconnected[1] < 15
+
+
+# --- once, in spite of faults ---
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with local_hub.running(tmp_path / "hub") as made:
+        yield made
+
+
+ALONE = "from huggingface_hub import hf_hub_download as get; get('u/alone', 'model.safetensors')"
+
+
+def test_what_is_cached_is_not_asked_for_again(hub, tmp_path):
+    hub.add("u/ours", {**OURS, "directions/smile.safetensors": b"1", "directions/x/y.pt": b""})
+    hub.add("u/alone", OURS)  # whose weights another program fetched
+    hub.add("u/bare", {"weights.pt": FOREIGN, "README.md": b"# card"})
+    questions = [[model, False] for model in ("u/ours", "u/alone", "u/bare", "u/bare:weights.pt")]
+
+    def answers(code: str) -> dict:
+        command = [sys.executable, "-c", code, json.dumps(questions)]
+        settings = {"env": hub.environment(tmp_path / "home"), "check": True, "text": True}
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, **settings).stdout)
+
+    first = answers(f"{ALONE}\n{ASK}")
+    assert first["u/ours"]["files"] == sorted([*OURS, "directions/smile.safetensors"])
+    assert first["u/alone"]["files"] == sorted(OURS)
+    assert first["u/bare"]["files"] == ["README.md", "weights.pt"]
+    assert all(answer["cached"] for answer in first.values())
+    asked = list(hub.asked)
+    assert answers(ASK) == first
+    assert hub.asked == asked
 
 
 def test_offline_asks_nobody(served, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ import steer
 PACKAGE = Path(steer.__file__).parent
 #: First part of a module's name under `steer` to its floor; folders count as one.
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "disk", "files", "pickles", "hub", "checkpoints"], 1),
+    **dict.fromkeys(["errors", "registry", "disk", "files", "hub", "checkpoints"], 1),
+    **dict.fromkeys(["unpickle", "tensors", "torch_files", "pickles", "downloads"], 1),
     **dict.fromkeys(["images", "sheets", "datasets"], 1),
     **dict.fromkeys(
         ["generators", "transforms", "losses", "measures", "optimise", "batches", "distributions"],
@@ -27,6 +28,8 @@ FLOORS = {
     **dict.fromkeys(
         ["evaluation", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3
     ),
+    **dict.fromkeys(["folders"], 1),
+    **dict.fromkeys(["conversion", "sharing"], 3),
     **dict.fromkeys(["cli"], 4),
 }
 FILES = {

@@ -11,11 +11,14 @@ import typer
 
 from steer import __version__
 from steer.cli import (
+    convert,
     evaluate,
     fit_direction,
     invert,
     models,
     options,
+    pull,
+    push,
     render,
     sample,
     show,
@@ -44,6 +47,9 @@ for module in (
     evaluate,
     show,
     train_vae,
+    convert,
+    push,
+    pull,
 ):
     app.command(module.NAME)(module.command)
 

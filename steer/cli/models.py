@@ -22,7 +22,7 @@ def command(json_: Json = False) -> None:
     """
     from steer.generators import families, generators
 
-    rows = [{**describe(name), "where": "installed"} for name in generators.names()]
+    rows = [_row(name) for name in generators.names()]
     for name, folder in _cached(families.names()).items():
         rows.append({**describe(folder), "name": name, "where": "Hub cache"})
     if json_:
@@ -30,6 +30,26 @@ def command(json_: Json = False) -> None:
         return
     options.print_table([[_cell(value) for value in row.values()] for row in rows], list(rows[0]))
     print(f"Checkpoints of these families can be loaded: {', '.join(families.names())}.")
+
+
+def _row(name: str) -> dict[str, Any]:
+    """What is listed of a registered name: of published weights, without loading them."""
+    from steer.generators import Known, generators
+    from steer.hub import cached
+
+    known = generators.get(name)
+    if not isinstance(known, Known):
+        return {**describe(name), "where": "installed"}
+    place = "URL" if "://" in known.source else "Hub"
+    return {
+        "name": name,
+        "family": known.family,
+        "picture": list(known.picture),
+        "latents": known.latents,
+        "encoder": False,
+        "directions": [],
+        "where": "cached" if cached(known.source) else place,
+    }
 
 
 def describe(name: str) -> dict[str, Any]:

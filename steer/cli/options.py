@@ -211,7 +211,7 @@ def print_table(
 
     table = Table(title=title, title_justify="left", show_header=bool(headings))
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*row)
     with _standard_output():

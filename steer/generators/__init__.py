@@ -125,7 +125,18 @@ def from_checkpoint(model: str) -> Generator:
         if "/" in model or "." in model:
             raise
         raise unknown_model(model) from error
-    checkpoint = read_checkpoint(source)
+    generator = built(read_checkpoint(source))
+    generator.directions = {
+        Path(name).stem: path
+        for name, path in sorted(source.files.items())
+        if name.startswith("directions/")
+    }
+    return generator
+
+
+def built(checkpoint: Checkpoint) -> Generator:
+    """The network of a checkpoint, whose tensors it may take out; InputError names the checkpoint
+    where they do not fit."""
     family = recognise(checkpoint)
     try:
         generator = family.from_checkpoint(checkpoint)  # type: ignore[attr-defined]
@@ -134,8 +145,6 @@ def from_checkpoint(model: str) -> Generator:
             raise
         raise InputError(f"{checkpoint.origin}: {error}") from error
     generator.checksum, generator.verified = checkpoint.sha256, checkpoint.verified
-    beside = Path(model) / "directions"
-    generator.directions = {file.stem: file for file in sorted(beside.glob("*.safetensors"))}
     return generator
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import TORCH_ERRORS
 from steer.datasets import Dataset
 from steer.disk import make_folder, read_whole, save_json, write_atomically
 from steer.errors import InputError, SteerError
@@ -26,6 +27,11 @@ LOG = "stats.jsonl"
 EXPORT_PICTURES = 2048
 #: Written last: a folder that has it holds a finished run.
 CARD = "README.md"
+#: What torch.load raises on bytes that it did not write.
+TORCH_ERRORS = (
+    *(pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, AttributeError),
+    *(TypeError, AssertionError, struct.error, OSError),
+)
 
 
 class Objective(Protocol):

@@ -1,0 +1,243 @@
+"""Files by URL: downloaded once into this machine's cache, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from steer.disk import cache_folder, disk_error, make_folder
+from steer.errors import InputError, MachineError, SteerError
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without a byte
+TRIES = 3
+FILE_NAME = re.compile(r"\w[\w.-]{0,150}", re.ASCII)
+CHECKSUM = re.compile(r"[0-9a-f]{8,64}")
+LATER = {408, 429, *range(500, 600)}  # what a server may answer differently another time
+
+
+class _CutError(Exception):
+    """The connection ended before the file did."""
+
+
+# what a connection that fails or breaks off raises; HTTPError is among them
+NETWORK_ERRORS = (
+    *(URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError, _CutError),
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL, and what is known of the file there: the beginning of its SHA-256, its bytes."""
+
+    text: str
+    url: str
+    name: str
+    sha256: str = ""
+    size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, suffixes: tuple[str, ...]) -> Address:
+        """InputError where `text` is no `http(s)://host/file[#sha256=HEX&size=N]`, or the file has
+        none of the suffixes.
+
+        >>> Address.parse("https://a.b/c/net.pkl#sha256=0123abcd&size=9", (".pkl",)).name
+        'net.pkl'
+        """
+        url, _, fragment = text.partition("#")
+        try:
+            parts, known = urlsplit(url), dict(parse_qsl(fragment, strict_parsing=bool(fragment)))
+        except ValueError:
+            parts, known = urlsplit(""), {}
+        name = unquote(parts.path).rpartition("/")[2]
+        if parts.scheme not in ("http", "https") or not parts.netloc or not url.isprintable():
+            raise InputError(f"expected a URL such as https://host/file.pkl, got {text!r}.")
+        if not FILE_NAME.fullmatch(name) or not name.endswith(suffixes):
+            raise InputError(
+                f"expected the URL of a file that ends in {', '.join(suffixes)}, got {text!r}."
+            )
+        sha256, size = known.pop("sha256", ""), known.pop("size", "0")
+        if known or not size.isdecimal() or (sha256 and not CHECKSUM.fullmatch(sha256)):
+            raise InputError(
+                f"expected #sha256=HEX&size=BYTES behind the URL, HEX of 8 to 64 digits, got "
+                f"{fragment!r}."
+            )
+        return cls(text, url, name, sha256, int(size) or None)
+
+    @property
+    def place(self) -> Path:
+        """Where the cache keeps the file: one folder for each URL and what is known of its file."""
+        return cache_folder() / "urls" / _hex(self.text.encode())[:16] / self.name
+
+
+def _hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def download(address: Address) -> Path:
+    """The file at an address, from the cache where it lies there, without asking anybody.
+
+    A download that broke off goes on where it stopped, if the server can do that and still has the
+    same file. Of two processes one downloads and the other waits. A wrong size or checksum leaves
+    nothing behind.
+
+    Raises InputError where the server has no such file, refuses it or has another one, MachineError
+    where the network or the disk fails.
+    """
+    from filelock import FileLock  # which brings asyncio
+
+    place = address.place
+    if os.path.exists(place):
+        return place
+    make_folder(place.parent)
+    try:
+        with FileLock(place.with_name("lock")):
+            if not place.exists():
+                _download(address, place.with_name(f"{place.name}.part"))
+    except OSError as error:
+        raise disk_error("write", place, error) from error
+    return place
+
+
+def _download(address: Address, part: Path) -> None:
+    for again in range(TRIES):
+        try:
+            _transfer(address, part)
+            break
+        except HTTPError as error:
+            if error.code not in LATER or again == TRIES - 1:
+                raise _refusal(address, error.code) from error
+        except NETWORK_ERRORS as error:
+            if again == TRIES - 1:
+                why = getattr(error, "reason", None) or error or type(error).__name__
+                raise MachineError(f"cannot fetch {address.url}: {_sentence(why)}.") from error
+        time.sleep(again)
+    _check(address, part)
+    os.replace(part, address.place)
+
+
+def _sentence(why: Any) -> str:
+    return " ".join(str(getattr(why, "strerror", None) or why).split()).rstrip(".")
+
+
+def _refusal(address: Address, status: int) -> SteerError:
+    told = f"{address.url}: the server "
+    if status in {404, 410}:
+        return InputError(f"{told}has no such file (HTTP {status}).")
+    if 400 <= status < 500:
+        return InputError(f"{told}refuses it (HTTP {status}).")
+    return MachineError(f"{told}fails (HTTP {status}).")
+
+
+def _transfer(address: Address, part: Path) -> None:
+    """What is lacking of the file. The server's own mark of its content, kept beside, says whether
+    what lies here still belongs to it."""
+    mark = part.with_name(f"{part.name}.mark")
+    have = part.stat().st_size if part.exists() and mark.exists() else 0
+    headers = {"User-Agent": "steer", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
+    request = urllib.request.Request(address.url, headers=headers)  # noqa: S310 (http or https)
+    try:
+        response = _opener().open(request, timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416:  # what lies here is no beginning of that file
+            part.unlink()
+            raise _CutError("the file on the server became shorter") from error
+        raise
+    with response:
+        start = have if _goes_on(response, have) else 0
+        total = _total(address, response, start)
+        tag = response.headers.get("ETag", "")
+        tag = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+        if not start:
+            part.unlink(missing_ok=True)  # first, that no mark stands beside bytes of another
+        if tag:
+            mark.write_text(tag)
+        else:
+            mark.unlink(missing_ok=True)
+        with open(part, "ab") as file:
+            _copy(response, file, total)
+
+
+def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
+    if response.status != 206:
+        return False
+    if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        raise _CutError("the server sent another part of the file than was asked for")
+    return True
+
+
+def _total(address: Address, response: http.client.HTTPResponse, start: int) -> int | None:
+    """Bytes of the whole file, where the server tells them."""
+    if response.headers.get_content_type() == "text/html":
+        raise InputError(f"expected a file at {address.url}, a web page answers.")
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    if address.size is not None and total not in (None, address.size):
+        raise _other(address, f"{address.size} bytes", f"{total}")
+    return total
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> None:
+    while data := response.read(CHUNK):
+        file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+    if total is not None and file.tell() < total:
+        raise _CutError(f"the connection broke off after {file.tell()} of {total} bytes")
+
+
+def _check(address: Address, part: Path) -> None:
+    """Removes the file, and raises InputError, where it is not what the address says."""
+    digest, size = hashlib.sha256(), part.stat().st_size
+    with open(part, "rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    found = digest.hexdigest()
+    part.with_name(f"{part.name}.mark").unlink(missing_ok=True)
+    if address.size not in (None, size):
+        part.unlink()
+        raise _other(address, f"{address.size} bytes", f"{size}")
+    if not found.startswith(address.sha256):
+        part.unlink()
+        raise _other(address, f"SHA-256 {address.sha256}", found)
+
+
+def _other(address: Address, expected: str, found: str) -> InputError:
+    return InputError(
+        f"{address.url} is damaged or another file: expected {expected}, got {found}."
+    )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect from https to anything else."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, hs: Any, to: str) -> Any:
+        if req.type == "https" and not to.startswith("https:"):
+            raise URLError("it redirects to an address without https")
+        return super().redirect_request(req, fp, code, msg, hs, to)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Speaks http and https alone: Python's own would follow a redirect to ftp as well."""
+    opener = urllib.request.OpenerDirector()
+    handlers: list[Callable[[], urllib.request.BaseHandler]] = [
+        *(urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler),
+        *(urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor),
+        *(urllib.request.UnknownHandler, _Redirects),
+    ]
+    for handler in handlers:
+        opener.add_handler(handler())
+    return opener

@@ -1,0 +1,254 @@
+"""Files by URL: fetched once, resumed where they broke off, and never half or wrong."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from on_disk import STATE, assert_state, torch_bytes
+
+from steer import downloads
+from steer.checkpoints import read_checkpoint
+from steer.errors import InputError, MachineError
+from steer.hub import cached, locate
+
+DATA = torch_bytes(STATE)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+OTHER = DATA[:-1] + b"x"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `data` at any path ending in .pt; `cuts` are the bytes after which transfers end."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.data, self.tag = DATA, '"one"'
+        self.cuts: list[int] = []
+        self.ranges = True
+        self.asked: list[str] = []
+
+    def url(self, name: str = "net.pt") -> str:
+        return f"http://127.0.0.1:{self.server_port}/a/{name}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted or "all")
+        if status := re.search(r"/(\d\d\d)\.pt", self.path):
+            self.send_error(int(status[1]))
+            return
+        if "moved" in self.path:
+            self.send_response(302)
+            self.send_header("Location", "ftp://x/a.pt" if "ftp" in self.path else "/a/net.pt")
+            self.end_headers()
+            return
+        fresh = self.headers.get("If-Range") == server.tag
+        start = int(wanted[6:-1]) if wanted and server.ranges and fresh else 0
+        if start >= len(server.data):
+            self.send_error(416)
+            return
+        body = server.data[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body)}/{len(server.data)}")
+        if server.tag:
+            self.send_header("Last-Modified" if "GMT" in server.tag else "ETag", server.tag)
+        page = "page" in self.path
+        self.send_header("Content-Type", "text/html" if page else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.cuts.pop(0) if server.cuts else None])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def left(tmp_path) -> set[str]:
+    """What the cache holds beside locks."""
+    files = (path for path in (tmp_path / "home").rglob("*") if path.is_file())
+    return {path.name for path in files} - {"lock"}
+
+
+@pytest.mark.parametrize(
+    ("known", "verified"),
+    [
+        ("", False),
+        (f"#sha256={DIGEST}", True),
+        (f"#sha256={DIGEST[:8]}", False),
+        (f"#size={len(DATA)}", False),
+        (f"#sha256={DIGEST}&size={len(DATA)}", True),
+    ],
+)
+def test_a_url_is_fetched_once(server, tmp_path, known, verified):
+    url = server.url() + known
+    assert not cached(url)
+    with pytest.raises(MachineError, match=r"net\.pt is not in this machine's cache \(offline\)\."):
+        locate(url, offline=True)
+    for _ in range(2):
+        found = read_checkpoint(locate(url))
+        assert_state(found.state)
+        assert (found.verified, found.origin) == (verified, server.url())
+    assert server.asked == ["all"] and cached(url) and left(tmp_path) == {"net.pt"}
+    assert locate(url, offline=True) == locate(url)
+
+
+def test_damage_in_the_cache_is_noticed(server):
+    source = locate(f"{server.url()}#sha256={DIGEST[:10]}")
+    source.files["net.pt"].write_bytes(OTHER)
+    with pytest.raises(
+        InputError, match=f"damaged or another file: expected SHA-256 {DIGEST[:10]}"
+    ):
+        read_checkpoint(source)
+
+
+@pytest.mark.parametrize("tag", ['"one"', "Sat, 21 Nov 2026 12:00:00 GMT"])
+def test_what_breaks_off_goes_on_where_it_stopped(server, tmp_path, tag):
+    server.tag, server.cuts = tag, [100, 50]
+    assert_state(read_checkpoint(locate(f"{server.url()}#sha256={DIGEST}")).state)
+    assert server.asked == ["all", "bytes=100-", "bytes=150-"]
+    assert left(tmp_path) == {"net.pt"}
+
+
+def test_another_process_goes_on_where_one_stopped(server, tmp_path):
+    server.cuts = [100, 0, 0]
+    with pytest.raises(MachineError, match=f"broke off after 100 of {len(DATA)} bytes"):
+        locate(server.url())
+    assert left(tmp_path) == {"net.pt.part", "net.pt.part.mark"} and not cached(server.url())
+    assert_state(read_checkpoint(locate(server.url())).state)
+    assert server.asked[-1] == "bytes=100-" and left(tmp_path) == {"net.pt"}
+
+
+@pytest.mark.parametrize("change", ["tag", "no ranges", "no tag", "weak tag", "shorter"])
+def test_bytes_of_another_file_are_not_mixed(server, change):
+    whole = server.data
+    server.cuts = [100]
+    server.tag = {"no tag": "", "weak tag": 'W/"one"'}.get(change, server.tag)
+    server.ranges = change != "no ranges"
+    server.data = OTHER if change == "tag" else whole
+    if change == "shorter":
+        server.cuts, server.data = [len(whole) - 1, 0, 0], whole
+        with pytest.raises(MachineError):
+            locate(server.url())
+        server.data = whole[:500]
+    elif change == "tag":
+        answer = Answer.do_GET
+
+        def once(self):
+            answer(self)
+            server.tag, server.data = '"two"', whole
+
+        server.RequestHandlerClass = type("Once", (Answer,), {"do_GET": once})
+    assert locate(server.url()).files["net.pt"].read_bytes() == server.data
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "kind", "said"),
+    [
+        ("404.pt", "", InputError, "/a/404.pt: the server has no such file (HTTP 404)."),
+        ("410.pt", "", InputError, "/a/410.pt: the server has no such file (HTTP 410)."),
+        ("403.pt", "", InputError, "/a/403.pt: the server refuses it (HTTP 403)."),
+        ("500.pt", "", MachineError, "/a/500.pt: the server fails (HTTP 500)."),
+        ("page.pt", "", InputError, "/a/page.pt, a web page answers."),
+        ("moved-ftp.pt", "", MachineError, "cannot fetch http"),
+        ("net.pt", f"#sha256={'0' * 64}", InputError, f"SHA-256 {'0' * 64}, got {DIGEST}."),
+        ("net.pt", "#sha256=00000000", InputError, f"SHA-256 00000000, got {DIGEST}."),
+        ("net.pt", "#size=7", InputError, f"expected 7 bytes, got {len(DATA)}."),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence_and_leaves_nothing(
+    server, tmp_path, name, known, kind, said
+):
+    with pytest.raises(kind) as caught:
+        locate(server.url(name) + known)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert left(tmp_path) == set()
+
+
+def test_redirects_are_followed_within_http(server):
+    assert locate(server.url("moved.pt")).files["moved.pt"].read_bytes() == DATA
+
+
+def test_no_redirect_leaves_https():
+    handler = downloads._Redirects()
+    request = downloads.urllib.request.Request("https://a.b/c.pt")
+    with pytest.raises(downloads.URLError, match="without https"):
+        handler.redirect_request(request, None, 302, "", {}, "http://a.b/c.pt")
+    assert handler.redirect_request(request, None, 302, "", {}, "https://d.e/c.pt")
+
+
+def test_no_network(server, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/net.pt"
+        with pytest.raises(MachineError, match=r"cannot fetch http.*: Connection refused\.$"):
+            locate(url)
+    with pytest.raises(MachineError, match=r"cannot fetch http://nowhere\.invalid/net\.pt: .*\.$"):
+        locate("http://nowhere.invalid/net.pt")
+
+
+def test_a_full_disk_is_one_sentence(server, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(downloads, "_copy", full)
+    with pytest.raises(MachineError, match=r"cannot write .*net\.pt: No space left on device\.$"):
+        locate(server.url())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("https://a.b", "expected the URL of a file"),
+        ("https:///a.pt", "expected a URL"),
+        ("https://a.b/\x1b.pt", "expected a URL"),
+        ("https://[a/c.pt", "expected a URL"),
+        ("https://a.b/c.py", "expected the URL of a file that ends in .safetensors"),
+        ("https://a.b/..%2f.pt", "expected the URL of a file"),
+        ("https://a.b/c.pt#md5=1", "expected #sha256=HEX&size=BYTES behind the URL"),
+        ("https://a.b/c.pt#sha256=0123", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#sha256=XYZ01234", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#size=-1", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#0123", "expected a URL"),
+    ],
+)
+def test_a_malformed_url_is_refused(model, said):
+    with pytest.raises(InputError, match=said):
+        locate(model)
+
+
+FETCH = "import sys; from steer.hub import locate; print(*locate(sys.argv[1]).files.values())"
+
+
+def test_two_at_once_share_a_cache(server, tmp_path):
+    server.data = bytes(3 << 20)
+    command = [sys.executable, "-c", FETCH, f"{server.url()}#size={3 << 20}"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    (first, _), (second, _) = [process.communicate(timeout=60) for process in both]
+    assert first == second and left(tmp_path) == {"net.pt"} and server.asked == ["all"]
+    with open(first.strip(), "rb") as file:
+        assert file.read() == server.data
