@@ -14,8 +14,8 @@ from steer.errors import MachineError, out_of_memory
 from steer.generators.base import Generator
 
 R = TypeVar("R")
-#: Pixels that a CPU holds at once with all that a search needs: 256 pictures of 64 x 64.
-PIXELS = 2**20
+#: Pixels that a CPU holds at once with all that a search needs: 128 pictures of 64 x 64.
+PIXELS = 2**19
 
 
 def in_batches(work: Callable[[range], R], n: int, size: int) -> Iterator[R]:
@@ -47,8 +47,8 @@ def affordable(generator: Generator, batch: int, copies: int = 1) -> int:
     A GPU says when its memory is out, and `in_batches` halves the batch; a CPU ends the process.
 
     >>> from steer.generators.base import LatentSpace, PictureShape
-    >>> affordable(Generator(LatentSpace(2), PictureShape(3, 512, 512)), 32)
-    4
+    >>> affordable(Generator(LatentSpace(2), PictureShape(3, 256, 256)), 32)
+    8
     """
     if generator.device.type != "cpu":
         return batch

@@ -20,6 +20,8 @@ from steer.optimise import Adam, Culling, Projection, Solver, minimise
 POOLED_SIDE = 64
 #: Strength of the regression that starts come from, as a share of the mean eigenvalue.
 RIDGE = 0.1
+#: Told how many items are done, and the error there or what is done at the moment.
+Report = Callable[[float, float | str], None]
 #: Errors that every inversion is reported under, beside the loss that was minimised.
 REPORTED = "blurred-mse+mse+l1+dssim"
 
@@ -115,13 +117,14 @@ def invert(
     *,
     batch: int = 32,
     pool: Pool | None = None,
-    report: Callable[[int, float], None] = lambda done, loss: None,
+    report: Report = lambda done, said: None,
 ) -> Inversion:
     """Codes whose pictures come nearest to `pictures` [n, C, H, W] in [0, 1].
 
     Every picture is a problem of its own: its answer does not depend on the others, nor on `batch`.
     `pool` is one made before with the same generator and search, for several calls to share.
-    `report` is told how many steps of pictures are done and the current median loss.
+    `report` is told how many pictures are done, with the share of those at work, and their median
+    loss; before that, what is done of the pool.
 
     Raises InputError where there are none, or they are not of the generator's shape.
 
@@ -140,14 +143,16 @@ def invert(
             f"got {tuple(pictures.shape)}."
         )
     if pool is None and search.start != "encoder":
-        pool = Pool(generator, search)
+        pool = Pool(generator, search, lambda said: report(0, said))
     batch = affordable(generator, batch, search.restarts)
 
     def work(items: range) -> Inversion:
         targets = pictures[items.start : items.stop].to(generator.device)
-        return _invert_batch(
-            generator, targets, search, pool, lambda step, loss: report(items.start, loss)
-        )
+
+        def said(step: int, loss: float) -> None:
+            report(items.start + len(items) * (step - 1) / search.steps, loss)
+
+        return _invert_batch(generator, targets, search, pool, said)
 
     return _joined(list(in_batches(work, len(pictures), batch)))
 
@@ -155,11 +160,20 @@ def invert(
 class Pool:
     """Codes from the prior with their pictures, from which starts are taken."""
 
-    def __init__(self, generator: Generator, search: Search):
+    def __init__(
+        self,
+        generator: Generator,
+        search: Search,
+        say: Callable[[str], None] = lambda said: None,
+    ):
         self.project = search.projection(generator)
         self.free = search.free(generator)
         self.codes = self.project(generator.sample(search.pool, search.seed).to(generator.device))
-        self.pictures = torch.cat(list(drawn(generator, self.codes, shrunk)))
+        pictures: list[Tensor] = []
+        for some in drawn(generator, self.codes, shrunk):
+            pictures.append(some)
+            say(f"{sum(map(len, pictures))} of {len(self.codes)} starts drawn")
+        self.pictures = torch.cat(pictures)
         # ridge regression of codes on pictures, in its dual form
         features = _features(self.pictures)
         self.mean = features.mean(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steer.batches import affordable
 from steer.disk import read_stdin, read_whole
 from steer.errors import InputError
 from steer.files import Artefact, DamagedError, how_made, load, refuse_other_options, save
 from steer.generators import Condition, Generator, require_same
 from steer.images import FITS, fit, read_image
-from steer.inversion import Inversion, Pool, Search, invert
+from steer.inversion import Inversion, Pool, Report, Search, invert
 from steer.optimise import Status
 from steer.registry import unknown
 from steer.sheets import side_by_side
@@ -79,14 +79,14 @@ def invert_photos(
     batch: int = 32,
     out: Path | None = None,
     resume: bool = False,
-    report: Callable[[int, float], None] = lambda done, loss: None,
+    report: Report = lambda done, said: None,
 ) -> Photos:
     """Inverts the photos that can be read, `batch` at a time, and says why the others cannot be.
 
     After each batch all that is known so far lies in `OUT.partial`; with `resume`, photos whose
     bytes are found there or in `out` (wherever they lie now) are not inverted again, and none of
     them is lost until a run has ended, which leaves the photos that it was given in `out`. `report`
-    is told of photos that are saved.
+    is told of photos that are saved, with the share of those at work.
 
     Raises InputError where no photo can be read, or where what is to be resumed was made with other
     options or weights.
@@ -99,15 +99,19 @@ def invert_photos(
     order: list[tuple[str, str]] = []
     failed: dict[str, str] = {}
     pool: Pool | None = None
+    batch = affordable(generator, batch, search.restarts)  # what is done is saved after each
     for first in range(0, len(paths), batch):
         photos = _readable(paths[first : first + batch], generator, align, failed)
         reused += sum(photo.checksum in known for photo in photos)
         fresh = list({p.checksum: p for p in photos if p.checksum not in rows}.values())
         if fresh:
             if pool is None and search.start != "encoder":
-                pool = Pool(generator, search)
+                pool = Pool(generator, search, lambda said, first=first: report(first, said))  # type: ignore[misc]
             pictures = torch.stack([photo.picture for photo in fresh])
-            found = invert(generator, pictures, search, batch=batch, pool=pool)
+            found = invert(
+                generator, pictures, search,
+                batch=batch, pool=pool, report=lambda n, said, first=first: report(first + n, said),  # type: ignore[misc]
+            )  # fmt: skip
             found_rows = _rows(found, fresh, generator)
             rows |= zip((p.checksum for p in fresh), found_rows, strict=True)
         for photo in photos:

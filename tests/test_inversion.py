@@ -185,7 +185,10 @@ def test_the_report_ends_at_the_last_step():
         linear, targets, Search(loss="mse", steps=20, tolerance=0.0, pool=64), batch=2,
         report=lambda done, loss: told.append((done, loss)),
     )  # fmt: skip
-    assert len(told) == 40 and all(math.isfinite(loss) for _, loss in told)
+    drawn, steps = told[:-40], told[-40:]
+    assert drawn == [(0, "64 of 64 starts drawn")]
+    assert all(math.isfinite(loss) for _, loss in steps)
+    assert [done for done, _ in steps] == [pytest.approx(n / 10) for n in range(40)]
 
 
 def test_the_solver_is_the_options():
