@@ -27,6 +27,7 @@ from steer.generators.biggan_layers import (
     upsampling_convolution,
     upsampling_kernel,
 )
+from steer.generators.planned import planned
 
 #: Added to variances, as in the original's batch norms.
 EPS = 1e-5
@@ -48,7 +49,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Maps [B, out, 2 H, 2 W]."""
         h = self.conv2(self.norm2(self.conv1(self.norm1(x, condition)), condition))
-        return h + F.interpolate(self.skip(x), scale_factor=2)
+        return h.add_(F.interpolate(self.skip(x), scale_factor=2))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class BigGAN(Generator):
             del checkpoint.state[name]  # singular vectors after the first divide nothing
         sizes = _sizes(checkpoint)
         weights = Weights(checkpoint, published(sizes))
-        with torch.device("meta"):
+        with planned():
             biggan = cls(sizes, Condition(torch.empty(0)))
         shared = weights.take("shared.weight") if sizes.shared else torch.eye(sizes.classes)
         biggan.condition = classes(shared)

@@ -29,6 +29,7 @@ from steer.generators.biggan_layers import (
     upsampling_convolution,
     upsampling_kernel,
 )
+from steer.generators.planned import planned
 
 #: A block: whether it doubles the sides, and its channels in and out in units of the width.
 Layer = tuple[bool, int, int]
@@ -140,8 +141,9 @@ class DeepBlock(nn.Module):
         h = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             h = conv(norm(h, condition))
-        skip = x[:, : self.outside]
-        return h + (F.interpolate(skip, scale_factor=2) if self.doubles else skip)
+        # a slice of all channels would copy them on the way back
+        skip = x if x.shape[1] == self.outside else x[:, : self.outside]
+        return h.add_(F.interpolate(skip, scale_factor=2) if self.doubles else skip)
 
 
 class BigGANDeep(Generator):
@@ -215,7 +217,7 @@ class BigGANDeep(Generator):
         """
         sizes = _sizes(checkpoint)
         weights = Weights(checkpoint, published(sizes))
-        with torch.device("meta"):
+        with planned():
             biggan = cls(sizes, Condition(torch.empty(0)))
         biggan.condition = classes(weights.take("embeddings.weight").T.contiguous())
         biggan.load_state_dict(_folded(weights, sizes), assign=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from steer.checkpoints import Checkpoint, match_state
 from steer.errors import InputError
 from steer.generators.base import Condition
+from steer.generators.planned import single
 
 # --- classes by name ---
 
@@ -92,8 +94,7 @@ class Norm(nn.Module):
         self.register_buffer("means", torch.zeros(rows, channels))
         self.register_buffer("variances", torch.ones(rows, channels))
         self.register_buffer("mean", torch.zeros(channels), persistent=False)
-        self.register_buffer("scale", torch.ones(channels), persistent=False)
-        self.truncate(1.0)
+        self.register_buffer("scale", torch.full((channels,), (1 + eps) ** -0.5), persistent=False)
 
     def truncate(self, truncation: float) -> None:
         """Take the statistics of a truncation, interpolated linearly between rows."""
@@ -157,7 +158,7 @@ class Attention(nn.Module):
         pooled = F.max_pool2d(self.key_value(x), 2).flatten(2).mT
         key, value = pooled.split(self.widths, dim=2)
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.out(attended.mT.unflatten(2, x.shape[2:]))
+        return self.out(attended.mT.unflatten(2, x.shape[2:])).add_(x)
 
 
 def upsampling_convolution(inside: int, outside: int, bias: bool) -> nn.ConvTranspose2d:
@@ -175,9 +176,11 @@ def upsampling_kernel(weight: Tensor) -> Tensor:
     >>> torch.allclose(slow, fast, atol=1e-5)
     True
     """
-    kernel = weight.transpose(0, 1).flip(2, 3)
-    kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))  # each pixel stands for two across
-    return F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))  # and for two down
+    flipped = weight.transpose(0, 1).flip(2, 3)
+    kernel = weight.new_zeros(*flipped.shape[:2], 4, 4)
+    for down, across in product((0, 1), repeat=2):  # each pixel stands for two by two
+        kernel[..., down : down + 3, across : across + 3] += flipped
+    return kernel
 
 
 # --- reading checkpoints ---
@@ -192,7 +195,7 @@ class Weights:
 
     def take(self, name: str) -> Tensor:
         """The tensor called `name`, in float32."""
-        return self.state.pop(name).float()
+        return single(self.state.pop(name))
 
     def normalised(self, name: str) -> Tensor:
         """The weight of layer `name` divided by its spectral norm, where it has one.

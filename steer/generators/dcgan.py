@@ -6,9 +6,10 @@ import re
 
 from torch import Tensor, nn
 
-from steer.checkpoints import Checkpoint, match_state
+from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.planned import fill, planned
 
 
 class DCGAN(Generator):
@@ -59,9 +60,9 @@ class DCGAN(Generator):
                 f"{checkpoint.origin}: expected a generator whose last layer has 1 or 3 channels, "
                 f"got {widths[-1]}."
             )
-        dcgan = cls(widths)
-        match_state(dcgan.state_dict(), checkpoint.state, checkpoint.origin)
-        dcgan.load_state_dict(checkpoint.state)
+        with planned():
+            dcgan = cls(widths)
+        fill(dcgan, checkpoint.state, checkpoint.origin)
         return dcgan
 
 

@@ -63,9 +63,9 @@ def _to_picture(ours: str, theirs: str) -> dict[str, str]:
 
 
 def translated(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with NVIDIA's names, shapes and scales; the mean of w is the `latent_avg`
-    beside the state dict, or 0 where there is none.
+    """The checkpoint, whose tensors are taken out of it, with NVIDIA's names, shapes and scales.
 
+    The mean of w is the `latent_avg` beside the state dict, or 0 where there is none.
     Names that belong to no layer stay, for the network's own check to complain of. Raises
     InputError that names what is missing.
     """
@@ -75,8 +75,8 @@ def translated(checkpoint: Checkpoint) -> Checkpoint:
     table = names(depth, sizes)
     if missing := [theirs for theirs in table.values() if theirs not in state]:
         raise InputError(f"{checkpoint.origin} does not fit: missing {first_few(missing)}.")
-    renamed = {ours: _converted(ours, state[theirs]) for ours, theirs in table.items()}
-    renamed |= {name: state[name] for name in state.keys() - set(table.values())}
+    renamed = {ours: _converted(ours, state.pop(theirs)) for ours, theirs in table.items()}
+    renamed |= {name: state.pop(name) for name in list(state)}
     # NVIDIA's layout has a filter where nothing is resampled, too
     taps = renamed.get("synthesis.b8.resample_filter", torch.ones(4, 4) / 16)
     for i in range(sizes):

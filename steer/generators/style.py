@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steer.checkpoints import Checkpoint, match_state
+from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import Condition, Generator, LatentSpace, PictureShape
+from steer.generators.planned import fill
 
 NOISES = ("const", "none", "random")
 SLOPE = 0.2
@@ -26,10 +27,13 @@ LARGEST = 1 << 16
 
 
 def normal(*shape: int, std: float = 1.0) -> Tensor:
-    """Normal numbers of a shape; on the meta device the shape alone, since drawing there loads
-    torch's compiler: 140 MB, more than the weights of most networks."""
-    made = torch.empty(shape)
-    return made if made.is_meta else made.normal_(std=std)
+    """Normal numbers of a shape; unlike those of `torch.randn`, not drawn where `planned`."""
+    return torch.empty(shape).normal_(std=std)
+
+
+def exactly(x: Tensor) -> torch.autocast:
+    """Full precision inside `torch.autocast`: for what is small, and scales all that follows."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class EqualLinear(nn.Module):
@@ -49,7 +53,8 @@ class EqualLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, outputs] of [B, inputs]."""
         scale = self.rate / math.sqrt(self.weight.shape[1])
-        return torch.addmm(self.bias, x, self.weight.T, beta=self.rate, alpha=scale)
+        with exactly(x):
+            return torch.addmm(self.bias, x, self.weight.T, beta=self.rate, alpha=scale)
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -61,18 +66,24 @@ class Mapping(nn.Module):
     """The network from z, and a class where there are any, to w.
 
     `features` are the widths from z over the hidden layers to w, `classes` the length of the class
-    code, `embedding` what it is embedded in (the width of w where 0).
+    code, `embedding` what it is embedded in (the width of w where 0). z and the embedding are
+    normalised each for itself, or as one where `joint`, as in the first StyleGAN2.
 
     >>> Mapping((8, 16, 16), classes=3)(torch.randn(2, 8 + 3)).shape
     torch.Size([2, 16])
     """
 
     def __init__(
-        self, features: Sequence[int], classes: int = 0, embedding: int = 0, rate: float = 0.01
+        self,
+        features: Sequence[int],
+        classes: int = 0,
+        embedding: int = 0,
+        rate: float = 0.01,
+        joint: bool = False,
     ):
         super().__init__()
         self.z_dim, self.w_dim, self.classes = features[0], features[-1], classes
-        self.rate = rate
+        self.rate, self.joint = rate, joint
         embedding = (embedding or self.w_dim) if classes else 0
         if classes:
             self.embed = EqualLinear(classes, embedding)
@@ -84,12 +95,21 @@ class Mapping(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """w [B, w_dim] of codes [B, z_dim + classes]."""
-        x = normalised(codes[:, : self.z_dim])
+        parts = [codes[:, : self.z_dim]]
         if self.classes:
-            x = torch.cat([x, normalised(self.embed(codes[:, self.z_dim :]))], dim=1)
+            parts.append(self.embed(codes[:, self.z_dim :]))
+        if self.joint:
+            x = normalised(torch.cat(parts, dim=1))
+        else:
+            x = torch.cat([normalised(part) for part in parts], dim=1)
         for index in range(self.depth):
             x = F.leaky_relu(self.get_submodule(f"fc{index}")(x), SLOPE) * GAIN
         return x
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `read_mapping` cannot see in the tensors."""
+        return {"lr_multiplier": self.rate} | ({"joint": True} if self.joint else {})
 
     @torch.no_grad()
     def estimate_mean(self, samples: int = 4096) -> None:
@@ -120,7 +140,7 @@ class StyleGenerator(Generator):
     mapping: Mapping
 
     def __init__(self, mapping: Mapping, picture: PictureShape, num_ws: int):
-        # the network may be planned on the meta device, what it is told are numbers
+        # the network may be planned, what it is told are numbers
         classes = torch.eye(mapping.classes, device="cpu")
         condition = Condition(classes) if mapping.classes else None
         super().__init__(LatentSpace(mapping.z_dim), picture, condition)
@@ -196,7 +216,8 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     Scaling inputs and outputs instead of the weights lets a batch share one convolution, and spares
     the gradient of each item's weights.
     """
-    return (styles.square() @ weight.square().sum((2, 3)).T + TINY).rsqrt()
+    with exactly(styles):
+        return (styles.square() @ weight.square().sum((2, 3)).T + TINY).rsqrt()
 
 
 def scaled(x: Tensor, factors: Tensor) -> Tensor:
@@ -334,11 +355,12 @@ def read_mapping(checkpoint: Checkpoint, options: Options[str, Any]) -> Mapping:
             f"{given['activation']!r}."
         )
     rate = number(given, "lr_multiplier", 0.01, checkpoint.origin)
-    return Mapping((inputs - embedding, *outputs), classes, embedding, rate)
+    joint = given.get("joint", False) is True
+    return Mapping((inputs - embedding, *outputs), classes, embedding, rate, joint)
 
 
 def filled(network: N, checkpoint: Checkpoint, options: Options[str, Any]) -> N:
-    """A network planned on the meta device, with the checkpoint's tensors as its own.
+    """A planned network with the checkpoint's tensors, which are taken out of it, as its own.
 
     Raises InputError where names or shapes differ, or where the sizes in its configuration do.
     """
@@ -360,7 +382,5 @@ def filled(network: N, checkpoint: Checkpoint, options: Options[str, Any]) -> N:
         raise InputError(
             f"{where}: expected pictures of 1 or 3 channels, got {network.picture.channels}."
         )
-    match_state(network.state_dict(), checkpoint.state, where)
-    state = {name: value.float() for name, value in checkpoint.state.items()}
-    network.load_state_dict(state, assign=True)
+    fill(network, checkpoint.state, where)
     return network

@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020), in the layouts of NVIDIA's PyTorch code and of rosinality's."""
+"""StyleGAN2 (Karras et al. 2020), in the layouts of NVIDIA's codes and of rosinality's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from steer.checkpoints import Checkpoint
 from steer.errors import InputError
-from steer.generators import rosinality
+from steer.generators import rosinality, tensorflow
 from steer.generators.base import PictureShape
+from steer.generators.planned import planned
 from steer.generators.style import (
     GAIN,
     SLOPE,
@@ -167,7 +168,7 @@ class StyleGAN2(StyleGenerator):
         #: What `from_checkpoint` cannot see in the tensors.
         self.config: dict[str, Any] = {
             "family": self.family,
-            "mapping_kwargs": {"lr_multiplier": mapping.rate},
+            "mapping_kwargs": mapping.config,
             "synthesis_kwargs": {"conv_clamp": clamp},
         }
 
@@ -202,13 +203,14 @@ class StyleGAN2(StyleGenerator):
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
-        """Whether the tensors are named as by NVIDIA or by rosinality."""
+        """Whether the tensors are named as by NVIDIA, in either of its codes, or by rosinality."""
         named = {"mapping.fc0.weight", "synthesis.b4.const"} <= checkpoint.state.keys()
-        return named or rosinality.recognises(checkpoint)
+        return named or any(layout.recognises(checkpoint) for layout in (rosinality, tensorflow))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> StyleGAN2:
-        """The network with the sizes of the checkpoint's tensors and the options beside them.
+        """The network with the sizes of the checkpoint's tensors, which are taken out of it, and
+        the options beside them.
 
         Without options: learning rates of 0.01 in the mapping, activations bounded to 256 where the
         options are those of StyleGAN3's code and unbounded elsewhere.
@@ -217,6 +219,8 @@ class StyleGAN2(StyleGenerator):
         if rosinality.recognises(checkpoint):
             lacks_mean = "latent_avg" not in checkpoint.beside
             checkpoint = rosinality.translated(checkpoint)
+        elif tensorflow.recognises(checkpoint):
+            checkpoint = tensorflow.translated(checkpoint)
         state, where = checkpoint.state, checkpoint.origin
         options = options_of(checkpoint)
         for name, known in (("architecture", "skip"), ("activation", "lrelu")):
@@ -232,7 +236,7 @@ class StyleGAN2(StyleGenerator):
         later = bool(options) and not {"synthesis_kwargs", "family"} & options.keys()
         clamp = number(options, "conv_clamp", 256 if later else None, where)
         height, width = shape_of(checkpoint, "synthesis.b4.const", 3)[1:]
-        with torch.device("meta"):
+        with planned():
             network = cls(
                 read_mapping(checkpoint, options),
                 channels,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import PictureShape
+from steer.generators.planned import planned
 from steer.generators.style import (
     GAIN,
     SLOPE,
@@ -116,7 +117,7 @@ class FourierInput(nn.Module):
         self.band = band
         self.weight = nn.Parameter(normal(channels, channels))
         self.affine = EqualLinear(w_dim, 4)
-        # drawn on the CPU (see `normal`); at first no w turns or shifts
+        # real where the network is `planned`, too; at first no w turns or shifts
         nn.init.zeros_(self.affine.weight)
         self.affine.bias = nn.Parameter(torch.eye(4, device="cpu")[0].clone())
         waves = torch.randn(channels, 2, device="cpu")
@@ -260,7 +261,7 @@ class StyleGAN3(StyleGenerator):
         #: What `from_checkpoint` cannot see in the tensors.
         self.config: dict[str, Any] = {
             "family": self.family,
-            "mapping_kwargs": {"lr_multiplier": mapping.rate},
+            "mapping_kwargs": mapping.config,
             **asdict(design),
         }
 
@@ -310,7 +311,7 @@ class StyleGAN3(StyleGenerator):
             name: number(options, name, default, where, LEAST.get(name, 0))
             for name, default in asdict(Design()).items()
         }
-        with torch.device("meta"):
+        with planned():
             network = cls(
                 read_mapping(checkpoint, options),
                 int(biases[-1].split("_")[1]),

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import Checkpoint, match_state
+from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.planned import fill, planned
 
 #: No size that a config.json claims is larger.
 LARGEST = 1 << 16
@@ -129,9 +130,10 @@ class VAE(Generator):
     def from_checkpoint(cls, checkpoint: Checkpoint) -> VAE:
         """The VAE that the checkpoint describes."""
         options = _described(checkpoint)
-        with torch.device("meta"):  # the sizes are a claim that takes no memory until it is checked
-            match_state(cls(**options).state_dict(), checkpoint.state, checkpoint.origin)
-        return _filled(cls(**options), checkpoint.state, checkpoint.origin)
+        with planned():  # the sizes are a claim that takes no memory until it is checked
+            vae = cls(**options)
+        fill(vae, checkpoint.state, checkpoint.origin)
+        return vae
 
 
 class DisVAE(VAE):
@@ -163,12 +165,13 @@ class DisVAE(VAE):
             if key in state and state[key].dim():
                 state[key] = torch.cat([state[key][0::2], state[key][1::2]])
         size = 64 if large else 32
-        vae = cls(
-            PictureShape(_length(checkpoint, "encoder.conv1.weight", 1), size, size),
-            latent=_length(checkpoint, "decoder.lin1.weight", 1),
-            widths=[_length(checkpoint, "encoder.conv1.weight", 0)] * (4 if large else 3),
-            dense=[_length(checkpoint, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
-        )
+        with planned():
+            vae = cls(
+                PictureShape(_length(checkpoint, "encoder.conv1.weight", 1), size, size),
+                latent=_length(checkpoint, "decoder.lin1.weight", 1),
+                widths=[_length(checkpoint, "encoder.conv1.weight", 0)] * (4 if large else 3),
+                dense=[_length(checkpoint, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
+            )
         renamed = {}
         for half, layers in names.items():
             places = [n for n, m in getattr(vae, half).named_children() if list(m.parameters())]
@@ -176,7 +179,8 @@ class DisVAE(VAE):
                 for end in ("weight", "bias"):
                     renamed[f"{half}.{layer}.{end}"] = f"{half}.{place}.{end}"
         state = {renamed.get(name, name): value for name, value in state.items()}
-        return _filled(vae, state, checkpoint.origin)
+        fill(vae, state, checkpoint.origin)
+        return vae
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -213,18 +217,13 @@ def _length(checkpoint: Checkpoint, name: str, dim: int) -> int:
     return tensor.shape[dim]
 
 
-def _filled(vae: VAE, state: dict[str, Tensor], where: str) -> VAE:
-    match_state(vae.state_dict(), state, where)
-    vae.load_state_dict(state)
-    return vae
-
-
 class Broadcast(nn.Module):
     """Codes [B, d] to maps [B, d + 2, grid, grid]: at every place the code and the place's x, y."""
 
     def __init__(self, grid: int):
         super().__init__()
-        centres = (torch.arange(grid) + 0.5) / grid * 2 - 1
+        # real where the network is planned, too
+        centres = (torch.arange(grid, device="cpu") + 0.5) / grid * 2 - 1
         place = torch.stack([centres.expand(grid, grid), centres[:, None].expand(grid, grid)])
         self.register_buffer("place", place, persistent=False)
 
