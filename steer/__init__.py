@@ -36,6 +36,9 @@ _PUBLIC = {
     "frames": "steer.rendering",
     "as_grid": "steer.rendering",
     "evaluate": "steer.evaluation",
+    "convert": "steer.conversion",
+    "push": "steer.sharing",
+    "pull": "steer.sharing",
     "read_image": "steer.images",
     "write_png": "steer.images",
 }

@@ -36,6 +36,9 @@ def place(z: Tensor, directions: Sequence[Direction], coordinates: Array) -> Ten
     >>> place(torch.tensor([[5.0, 2.0]]), [u], np.array([[0.5]])).tolist()
     [[0.5, 2.0]]
     """
+    if any(len(d.u) > z.shape[1] for d in directions):
+        longest = max(len(d.u) for d in directions)
+        raise InputError(f"expected codes of {longest} numbers or more, got {list(z.shape)}.")
     # a coordinate counts standard deviations of the prior; what follows z (the class) stays
     basis = torch.from_numpy(np.stack([d.u / d.std for d in directions])).to(z.device)
     basis = pad(basis, (0, z.shape[1] - basis.shape[1]))

@@ -236,4 +236,4 @@ def _alike(made: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _choices(made: dict[str, Any]) -> dict[str, Any]:
-    return {part: made.get(part) for part in ("command", "options", "seed")}
+    return {part: made.get(part) for part in ("command", "generator", "options", "seed")}

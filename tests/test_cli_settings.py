@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from commands import Steer, photo, refused, z_of
 from PIL import Image
 
 from steer.checkpoints import save_checkpoint
-from steer.files import load
+from steer.files import Artefact, load, save
 from steer.generators import load as load_generator
 from steer.generators.biggan_deep import DeepSizes, published
 from steer.generators.style import Mapping
@@ -167,3 +168,67 @@ def test_parts_of_a_code_that_move(steer: Steer, stylegan: Path, tmp_path: Path)
     assert (norms > 0).tolist() == [True, True, False, False, True, False]
     ended = steer("fit-direction", "--trajectories", t, "--parts", "1", "-o", d)
     refused(ended, "expected no --parts beside --trajectories")
+
+
+@pytest.mark.parametrize("changed", [("--class", 2), ("--truncation", 0.3)])
+def test_resuming_with_other_settings_is_refused(
+    steer: Steer, biggan: Path, tmp_path: Path, changed: tuple
+) -> None:
+    z = tmp_path / "z.safetensors"
+    base = ("invert", photo(tmp_path / "p.png"), "--model", biggan, "--steps", 2, "-o", z)
+    assert steer(*base, "--class", 1).status == 0
+    before = z.read_bytes()
+    asked = changed if changed[0] == "--class" else ("--class", 1, *changed)
+    refused(steer(*base, *asked, "--resume"), "differs from this run", changed[0].strip("-"))
+    assert z.read_bytes() == before
+    assert steer(*base, "--class", 1, "--resume").status == 0
+
+
+def test_trajectories_of_several_spaces_are_not_one_direction(
+    steer: Steer, stylegan: Path, tmp_path: Path
+) -> None:
+    files = []
+    for space, truncation in (("z", 1), ("w", 1), ("z", 0.5)):
+        files.append(tmp_path / f"{space}{truncation}.safetensors")
+        asked = ("--space", space, "--truncation", truncation, *QUICK[:-2], "-o", files[-1])
+        ended = steer("trajectories", "-t", "brightness", "--model", stylegan, *asked)
+        assert ended.status == 0, ended.err
+    for other, word in ((files[1], "space w"), (files[2], "truncation 0.5")):
+        asked = ("--trajectories", files[0], "--trajectories", other, "-o", "-")
+        refused(steer("fit-direction", *asked), "of one transform and generator", word)
+
+
+def test_directions_beside_a_generator_are_checked_too(
+    steer: Steer, stylegan: Path, knob: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(stylegan, folder)
+    (folder / "directions").mkdir()
+    asked = ("--space", "w", *QUICK, "-o", folder / "directions/brightness.safetensors")
+    assert steer("fit-direction", "-t", "brightness", "--model", folder, *asked).status == 0
+    shutil.copy(knob, folder / "directions/translate-x.safetensors")
+    walk = ("render", "--model", folder, "-n", 2, "--steps", 2, "-o", tmp_path / "w.png")
+    assert steer(*walk, "--space", "w", "-d", "brightness").status == 0
+    refused(steer(*walk, "-d", "brightness"), "direction brightness in the space z", "got w")
+    refused(steer(*walk, "-d", "translate-x"), "direction translate-x of model", "of blob")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"truncation": "x"}, "truncation above 0 and up to 1, got 'x'"),
+        ({"classes": 5000}, "expected a class from 0 to 999, got 5000"),
+        ({"classes": [[1]]}, "class"),
+        ({"space": ["w"]}, "expected a space z, w, w+"),
+        ({"model": "https://nowhere.example/x.pt"}, "name it with --model to fetch it"),
+        ({"model": "user/repo"}, "expected the generator user/repo on this machine"),
+    ],
+)
+def test_what_a_file_says_of_its_generator_is_not_trusted(
+    steer: Steer, biggan: Path, tmp_path: Path, settings: dict, said: str
+) -> None:
+    generator = load_generator(str(biggan), "cpu")
+    made = {"generator": {**generator.identity(), **settings}}
+    z = tmp_path / "z.safetensors"
+    save(Artefact("latents", {"z": generator.sample(2)}, made), z)
+    refused(steer("render", z, "-o", "-"), said)

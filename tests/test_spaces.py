@@ -309,6 +309,50 @@ def test_noise_and_classes_go_through(home):
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
+def test_random_noise_is_the_same_in_every_batch(space, home):
+    base = stylegan()
+    for block in base.synthesis.values():
+        for layer in block.convolutions:
+            layer.noise_strength.fill_(1)
+    mapped = Mapped(base, space)
+    mapped.noise = "random"
+    codes = mapped.sample(9, seed=1)
+    alone = torch.cat([mapped(code[None]) for code in codes])
+    torch.testing.assert_close(mapped(codes), alone, atol=1e-4, rtol=0)
+    mapped.noise = "none"
+    assert (mapped(codes) - alone).abs().max() > 0.05
+
+
+def test_other_options_have_a_typical_set_of_their_own(home):
+    one, other = stylegan(), stylegan()
+    one.checksum = other.checksum = "ef" * 32
+    other.config["mapping_kwargs"] = {"lr_multiplier": 1.0}
+    for layer in other.mapping.children():
+        layer.rate = 1.0
+    assert not torch.equal(typical(one, 100).mean, typical(other, 100).mean)
+
+
+@pytest.mark.parametrize(("classes", "numbers"), [("12", (12,)), (3, (3,)), (["4", 2], (4, 2))])
+def test_classes_are_one_or_several(monkeypatch, classes, numbers):
+    class Many(Told):
+        def __init__(self):
+            super().__init__()
+            self.condition = Condition(torch.randn(20, 3))
+
+    monkeypatch.setitem(generators._entries, "many", lambda: Many)
+    assert load("many", "cpu", classes=classes).classes == numbers
+
+
+def test_a_direction_of_longer_codes_is_not_cut():
+    from steer.closed_loop import place
+    from steer.directions import Direction
+
+    long = Direction("zoom", "log2", np.eye(8)[0], np.full(100, 0.1))
+    with pytest.raises(InputError, match="expected codes of 8 numbers or more"):
+        place(torch.zeros(2, 4), [long], np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
 def test_a_picture_of_the_network_is_found_in_w(space, home):
     mapped = Mapped(stylegan(), space)
     wanted = mapped(mapped.sample(3, seed=8))

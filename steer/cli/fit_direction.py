@@ -43,6 +43,10 @@ NAME = "fit-direction"
 FOLLOWING = ("starts", "extent", "points", "steps", "loss", "sigma", "constraint", "parts", "space")
 
 
+#: Settings of a generator that trajectories of one direction share; classes may differ.
+SETTINGS = ("space", "truncation", "noise")
+
+
 def command(
     context: typer.Context,
     trajectories: Annotated[
@@ -151,8 +155,10 @@ def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories | None:
     from steer.trajectories import Trajectories
 
     def what(artefact: Artefact) -> str:
-        checksum = str(artefact.made.get("generator", {}).get("checksum"))
-        return f"{_followed(artefact, None)} (weights {checksum[:12]})"
+        made_with = artefact.made.get("generator", {})
+        checksum = str(made_with.get("checksum"))[:12]
+        chosen = [f"{name} {made_with[name]}" for name in SETTINGS if name in made_with]
+        return f"{_followed(artefact, None)} ({', '.join([f'weights {checksum}', *chosen])})"
 
     for name, artefact in zip(names, artefacts, strict=True):
         if what(artefact) != what(artefacts[0]):

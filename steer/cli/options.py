@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from steer.files import Artefact
     from steer.generators import Generator
 
+#: Characters of a line of a table that nobody looks at in a terminal.
+WIDTH = 160
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help="Registered name, Hub id (user/repo, user/repo@revision, user/repo:file), file or "
-        "folder.",
+        help="Registered name, Hub id (user/repo, user/repo@revision, user/repo:file), URL "
+        "(https://host/file#sha256=HEX), file or folder.",
     ),
 ]
 OptionalModel = Annotated[
@@ -42,7 +45,7 @@ Class = Annotated[
     typer.Option(
         "--class",
         help="Class of a conditional generator, by name or number. Repeatable: codes take them in "
-        "turn. By default codes are of any class.",
+        "turn. By default those of the direction, or all, which the word all says too.",
     ),
 ]
 Truncation = Annotated[
@@ -70,7 +73,12 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same se
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Items worked on at once.")]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch", min=1, help="Items worked on at once; on a CPU fewer where pictures are large."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
 Measure = Annotated[
     str | None,
@@ -104,25 +112,40 @@ def open_generator(
 
     Settings that are not asked for are those that the artefact was made with.
     """
-    from steer.generators import load, require_same
+    from steer.generators import load, require_same, require_same_weights, with_settings
 
     made_with = artefact.made.get("generator", {}) if artefact else {}
     if model is None:
-        model = made_with.get("model", "sprites")
-    generator = load(
-        str(model),
-        device,
-        classes=classes or made_with.get("classes"),
+        model = str(made_with.get("model", "sprites"))
+        _refuse_to_fetch(model)
+    generator = load(model, device, say=note)
+    own_name = artefact.made.get("direction", {}).get("name") if artefact else None
+    kind = f"the direction {own_name}" if own_name else artefact.kind if artefact else ""
+    if artefact is not None:
+        require_same_weights(made_with, generator, kind)
+    generator = with_settings(
+        generator,
+        classes=None if classes == ["all"] else classes or made_with.get("classes"),
         truncation=made_with.get("truncation") if truncation is None else truncation,
         noise=noise or made_with.get("noise"),
         space=space or made_with.get("space", "z"),
-        say=note,
     )
     if artefact is not None:
-        own_name = artefact.made.get("direction", {}).get("name")
-        kind = f"the direction {own_name}" if own_name else artefact.kind
         require_same(made_with, generator, kind)
     return generator
+
+
+def _refuse_to_fetch(model: str) -> None:
+    """InputError for what an artefact names and this machine does not have: a stranger's file does
+    not choose where we connect to."""
+    from steer.generators import generators
+    from steer.hub import cached
+
+    if model not in generators and not cached(model):
+        raise InputError(
+            f"expected the generator {model} on this machine, which the file was made with: name "
+            "it with --model to fetch it."
+        )
 
 
 def codes_of(artefact: Artefact, generator: Generator) -> Tensor:
@@ -143,8 +166,8 @@ def open_direction(text: str, generator: Generator) -> Direction:
 
     own = generator.directions
     if text in own:
-        return Direction.of(load(own[text], "direction"))
-    if not Path(text).exists() and "." not in text and "/" not in text:
+        text = str(own[text])
+    elif not Path(text).exists() and "." not in text and "/" not in text:
         raise unknown(f"direction of {generator.name}", text, own)
     direction = Direction.of(load(text, "direction"))
     require_same(direction.generator, generator, f"the direction {direction.name}")
@@ -211,11 +234,12 @@ def print_table(
 
     table = Table(title=title, title_justify="left", show_header=bool(headings))
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*row)
     with _standard_output():
-        Console(markup=False, highlight=False).print(table)
+        width = None if is_terminal(sys.stdout) else WIDTH
+        Console(markup=False, highlight=False, width=width).print(table)
 
 
 @contextmanager

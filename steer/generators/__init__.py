@@ -35,6 +35,8 @@ __all__ = [
     "load",
     "pick_device",
     "require_same",
+    "require_same_weights",
+    "with_settings",
 ]
 
 #: What `--model` finds by name: anything that makes a `Generator` when called, or a `Known`.
@@ -60,7 +62,7 @@ def load(
     model: str = "sprites",
     device: str = "auto",
     *,
-    classes: Sequence[str | int] | None = None,
+    classes: Sequence[str | int] | str | int | None = None,
     truncation: float | None = None,
     noise: str | None = None,
     space: str = "z",
@@ -87,8 +89,24 @@ def load(
     generator.model = model
     if generator.checksum is None:
         generator.checksum = _fingerprint(generator)
-    generator = in_space(generator.eval().requires_grad_(False).to(on), space)
-    if classes:
+    generator = generator.eval().requires_grad_(False).to(on)
+    return with_settings(
+        generator, classes=classes, truncation=truncation, noise=noise, space=space
+    )
+
+
+def with_settings(
+    generator: Generator,
+    *,
+    classes: Sequence[str | int] | str | int | None = None,
+    truncation: float | None = None,
+    noise: str | None = None,
+    space: str = "z",
+) -> Generator:
+    """A generator with the settings that `load` takes: those of the generator itself, or of one in
+    another space around it."""
+    generator = in_space(generator, space).eval()
+    if classes is not None:
         generator.classes = _indices(generator, classes)
     for name, value in (("truncation", truncation), ("noise", noise)):
         if value is None:
@@ -109,8 +127,14 @@ def _made(model: str, say: Callable[[str], None]) -> Generator:
     return entry() if entry else from_checkpoint(model)
 
 
-def _indices(generator: Generator, classes: Sequence[str | int]) -> tuple[int, ...]:
-    """Classes by number; InputError for those that are not there."""
+def _indices(
+    generator: Generator, classes: Sequence[str | int] | str | int
+) -> tuple[int, ...] | None:
+    """Classes by number, None for none; InputError for those that are not there."""
+    if isinstance(classes, str | int):
+        classes = [classes]
+    if not classes:
+        return None
     base = getattr(generator, "base", generator)
     if base.condition is None:
         raise InputError(f"expected no classes for {generator.name}, which has none.")
@@ -151,16 +175,21 @@ def built(checkpoint: Checkpoint) -> Generator:
 def require_same(made_with: Mapping[str, Any], generator: Generator, kind: str) -> None:
     """InputError where an artefact was made with other weights, or in another space of codes, than
     the generator's."""
+    require_same_weights(made_with, generator, kind)
+    space = made_with.get("space", "z")
+    if space != generator.space:
+        raise InputError(
+            f"expected {kind} in the space {generator.space} of {generator.name}, got {space}."
+        )
+
+
+def require_same_weights(made_with: Mapping[str, Any], generator: Generator, kind: str) -> None:
+    """InputError where an artefact was made with other weights than the generator's."""
     if made_with.get("checksum") != generator.checksum:
         raise InputError(
             f"expected {kind} of {generator.name} (weights {str(generator.checksum)[:12]}), got "
             f"{kind} of {made_with.get('name', 'an unknown generator')} "
             f"(weights {str(made_with.get('checksum'))[:12]})."
-        )
-    space = made_with.get("space", "z")
-    if space != generator.space:
-        raise InputError(
-            f"expected {kind} in the space {generator.space} of {generator.name}, got {space}."
         )
 
 

@@ -144,12 +144,16 @@ class Condition:
         >>> Condition(torch.tensor([[0.0], [2.0]])).project(torch.tensor([[5.0], [1.5]])).tolist()
         [[2.0], [1.5]]
         """
-        own = self.codes.to(codes)
-        mean = own.mean(0)
-        radius = (own - mean).norm(dim=1).max()
+        mean, radius = (each.to(codes) for each in self._middle)
         away = codes - mean
         far = away.norm(dim=1, keepdim=True)
         return torch.where(far > radius, mean + away * (radius / far), codes)
+
+    @cached_property
+    def _middle(self) -> tuple[Tensor, Tensor]:
+        """The classes' mean [width], and how far the farthest lies from it."""
+        mean = self.codes.mean(0)
+        return mean, (self.codes - mean).norm(dim=1).max()
 
     def nearest(self, codes: Tensor) -> Tensor:
         """The class [B] whose code lies nearest to each of codes [B, width]."""

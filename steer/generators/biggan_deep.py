@@ -183,8 +183,8 @@ class BigGANDeep(Generator):
 
     @truncation.setter
     def truncation(self, truncation: float) -> None:
-        if not 0 < truncation <= 1:
-            raise InputError(f"expected a truncation above 0 and up to 1, got {truncation}.")
+        if not (isinstance(truncation, int | float) and 0 < truncation <= 1):
+            raise InputError(f"expected a truncation above 0 and up to 1, got {truncation!r}.")
         self._truncation = float(truncation)
         truncate(self, self._truncation)
 

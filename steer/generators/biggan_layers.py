@@ -176,10 +176,12 @@ def upsampling_kernel(weight: Tensor) -> Tensor:
     >>> torch.allclose(slow, fast, atol=1e-5)
     True
     """
-    flipped = weight.transpose(0, 1).flip(2, 3)
-    kernel = weight.new_zeros(*flipped.shape[:2], 4, 4)
-    for down, across in product((0, 1), repeat=2):  # each pixel stands for two by two
-        kernel[..., down : down + 3, across : across + 3] += flipped
+    kernel = weight.new_zeros(weight.shape[1], weight.shape[0], 4, 4)
+    few = 32  # channels at a time, so that no second copy of all is made
+    for part, own in zip(weight.split(few), kernel.split(few, dim=1), strict=True):
+        flipped = part.transpose(0, 1).flip(2, 3)
+        for down, across in product((0, 1), repeat=2):  # each pixel stands for two by two
+            own[..., down : down + 3, across : across + 3] += flipped
     return kernel
 
 

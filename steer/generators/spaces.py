@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from steer.disk import cache_folder
 from steer.errors import InputError, SteerError
 from steer.files import Artefact, load, save
 from steer.generators.base import Generator, LatentSpace
-from steer.generators.style import StyleGenerator
+from steer.generators.style import StyleGenerator, in_unit_range
 
 SPACES = ("z", "w", "w+")
 #: Codes of the prior that mean and covariance of w are estimated from.
@@ -36,9 +37,11 @@ def typical(generator: StyleGenerator, samples: int = SAMPLES) -> Typical:
     """Mean and covariance of w over codes of the prior and all classes, at truncation 1.
 
     Estimated once for each network: what was found is kept beside downloads (`cache_folder`) under
-    the checksum of the weights.
+    the checksum of the weights and the options that go with them.
     """
-    path = cache_folder() / f"w-{str(generator.checksum)[:32]}-{samples}.safetensors"
+    made_of = f"{generator.checksum} {sorted(generator.config.items())} {samples}"
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:32]
+    path = cache_folder() / f"w-{name}.safetensors"
     kept = _kept(path) if generator.checksum else None
     if kept:
         return kept
@@ -90,7 +93,8 @@ class LayerSpace(LatentSpace):
         return self.single.sample(n, seed, first).repeat(1, len(self.parts))
 
     def std_along(self, u: np.ndarray) -> float:
-        """Standard deviation of <u, z> under the prior; 1 at least, where layers cancel out."""
+        """Standard deviation of <u, z> under the prior, at least 1: where layers cancel each other
+        out, a coordinate of 1 still is a move of at most 1 in each."""
         return max(1.0, float(np.linalg.norm(u.reshape(len(self.parts), -1).sum(0))))
 
     def project(self, z: Tensor) -> Tensor:
@@ -124,6 +128,7 @@ class Mapped(Generator):
             self.register_buffer(name, getattr(found, name).to(base.device), persistent=False)
         self.name, self.model = base.name, base.model
         self.checksum, self.verified = base.checksum, base.verified
+        self.directions = base.directions
 
     @property
     def classes(self) -> tuple[int, ...] | None:
@@ -176,7 +181,8 @@ class Mapped(Generator):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Pictures [B, C, H, W] in [0, 1] of codes [B, dim]."""
-        return self.base.synthesise(self.ws(codes))
+        # random noise is drawn by the codes: ws are rounded otherwise in another batch
+        return in_unit_range(self.base.raw(self.ws(codes), codes))
 
 
 def in_space(generator: Generator, space: str) -> Generator:

@@ -138,6 +138,7 @@ class StyleGenerator(Generator):
     """
 
     mapping: Mapping
+    config: dict[str, Any]
 
     def __init__(self, mapping: Mapping, picture: PictureShape, num_ws: int):
         # the network may be planned, what it is told are numbers
@@ -271,7 +272,7 @@ def low_pass(x: Tensor, taps: Tensor, step: int = 1, padding: tuple[int, int] = 
     channels = x.shape[1]
     if padding[0] != padding[1]:
         x, padding = F.pad(x, padding * 2), (0, 0)
-    taps = taps.flip(*range(taps.dim()))
+    taps = taps.flip(tuple(range(taps.dim())))
     if taps.dim() == 2:
         kernel = taps.expand(channels, 1, -1, -1)
         return F.conv2d(x, kernel, stride=step, padding=padding[0], groups=channels)

@@ -246,6 +246,7 @@ def captured(generator: Generator, codes: Tensor) -> dict[str, Callable[[], Tens
     """Forward and backward for fixed codes, compiled and replayed from a CUDA graph."""
     compiled = torch.compile(generator)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
         for _ in range(3):
             gradient(generator, codes)
