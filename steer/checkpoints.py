@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from steer.disk import (
     disk_error,
+    fsync_folder,
     looks_like,
     make_folder,
     plain,
-    read_whole,
     save_json,
     write_atomically,
 )
-from steer.errors import InputError
+from steer.errors import InputError, MachineError
 from steer.files import check_finite, own_copy
 from steer.hub import CONFIG_NAMES, WEIGHTS_NAME, Source, choose_weights, known_checksum
 from steer.pickles import Network, networks_in, open_pickle, read_network
 from steer.registry import first_few
-from steer.tensors import read_safetensors
+from steer.tensors import HashedFile, read_safetensors
 from steer.torch_files import Pickled
 from steer.unpickle import shown
 
@@ -41,7 +43,7 @@ GENERATOR_ARGUMENTS = (
     *("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"),
     *("mapping_kwargs", "synthesis_kwargs"),
 )
-CHUNK = 1 << 20
+MOST_CONFIG = 1 << 20  # bytes; in memory it may take 50 times as much
 LONGEST_NAME = 200
 
 
@@ -70,8 +72,9 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     nested under one of STATE_KEYS, or be that of a network of NVIDIA's, whose arguments are then
     the "init_kwargs" of the configuration.
 
-    Only the tensors that are kept are read, each straight into memory of its own. Raises InputError
-    that says what the file looks like where it is no whole checkpoint.
+    Only the tensors that are kept are read, each straight into memory of its own, and hashed on the
+    way where they lie in the order of the file. Raises InputError that says what the file looks
+    like where it is no whole checkpoint.
     """
     name = choose_weights(source.files, source.origin)
     path = source.files[name]
@@ -80,12 +83,16 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     expected = (sha256, config.pop("sha256", None), known_checksum(path))
     known = [checksum for checksum in expected if checksum is not None]
     try:
-        with open(path, "rb") as file:
+        with HashedFile(path) as hashed, BufferedReader(hashed) as file:
             before = _stamp(file)
-            digest = _digest(file)
+            try:
+                state, beside, described = _parse_weights(name, file, where)
+                _check_names([*state, *beside], where)
+            except InputError:  # the first to be told is that it is another file
+                _compare(hashed.digest(), known, source.sha256, where)
+                raise
+            digest = hashed.digest()
             _compare(digest, known, source.sha256, where)
-            state, beside, described = _parse_weights(name, file, where)
-            _check_names([*state, *beside], where)
             if _stamp(file) != before:
                 raise InputError(f"{where} was changed by something else while it was read.")
     except OSError as error:
@@ -103,13 +110,6 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
 def _stamp(file: BinaryIO) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(CHUNK):
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def _compare(digest: str, known: list[str], beginning: str, where: str) -> None:
@@ -134,11 +134,23 @@ def read_config(source: Source) -> dict[str, Any]:
     """The configuration beside the weights, empty where there is none; InputError for no JSON."""
     for name in CONFIG_NAMES:
         if name in source.files:
-            return _parse_config(read_whole(source.files[name]), f"{name} of {source.origin}")
+            data = read_beginning(source.files[name], MOST_CONFIG + 1)
+            return _parse_config(data, f"{name} of {source.origin}")
     return {}
 
 
+def read_beginning(path: Path, count: int) -> bytes:
+    """The first bytes of a file; raises what `disk_error` makes of an OSError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise disk_error("read", path, error) from error
+
+
 def _parse_config(data: bytes, where: str) -> dict[str, Any]:
+    if len(data) > MOST_CONFIG:
+        raise InputError(f"expected at most {MOST_CONFIG} bytes of JSON, {where} has more.")
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -249,9 +261,44 @@ def save_checkpoint(
     ({'latent': 2}, {'a': tensor([0., 0.])}, True)
     """
     check_finite(state, "the weights to be saved")
-    weights = safetensors.torch.save({name: own_copy(tensor) for name, tensor in state.items()})
     make_folder(folder)
-    write_atomically(folder / WEIGHTS_NAME, weights)
-    digest = hashlib.sha256(weights).hexdigest()
+    digest = _write_weights(folder / WEIGHTS_NAME, state)
     save_json(folder / "config.json", {**config, "sha256": digest})
     write_atomically(folder / "README.md", card.encode())
+
+
+def _write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
+    """As `write_atomically` does, but straight from the tensors; the file's SHA-256."""
+    path = path.resolve()
+    beside = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        beside.touch(exist_ok=False)
+        mode = beside.stat().st_mode
+        safetensors.torch.save_file(_on_their_own(state), beside)
+        beside.chmod(mode)  # the library's would shut out everybody else
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        with HashedFile(beside) as written:
+            digest = written.digest()
+        os.replace(beside, path)
+    except OSError as error:
+        raise disk_error("write", path, error) from error
+    except SafetensorError as error:
+        raise MachineError(f"cannot write {path}: {error}.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return digest
+
+
+def _on_their_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: contiguous, on the CPU, none in the memory of another."""
+    own: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in state.items():
+        here = tensor.detach().cpu()
+        if not here.is_contiguous() or here.untyped_storage().data_ptr() in taken:
+            here = own_copy(here)
+        taken.add(here.untyped_storage().data_ptr())
+        own[name] = here
+    return own

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steer.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
-from steer.disk import read_whole
+from steer.checkpoints import Checkpoint, read_beginning, read_checkpoint, save_checkpoint
 from steer.errors import InputError
 from steer.folders import check_target, filled_beside
 from steer.generators import Generator, Known, built, generators, load, unknown_model
@@ -22,6 +21,8 @@ CARD = "README.md"
 FILES = ("config.json", WEIGHTS_NAME, CARD)
 #: How the Hub names licences: a card that says something else says nothing.
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{1,40}")
+#: Bytes of a card that are read: its front matter has some hundred.
+MOST_CARD = 1 << 20
 
 Say = Callable[[str], None]
 
@@ -185,7 +186,7 @@ def _known() -> list[Known]:
 
 def _declared(card: Path) -> dict[str, str]:
     """The licence in the front matter of a card."""
-    front = read_whole(card).decode(errors="replace").split("\n---", 1)[0]
+    front = read_beginning(card, MOST_CARD).decode(errors="replace").split("\n---", 1)[0]
     found = re.search(r"^license:\s*['\"]?([^'\"\s]+)", front, re.MULTILINE)
     is_name = front.startswith("---") and found and LICENCE_ID.fullmatch(found[1])
     return {"license": found[1]} if found and is_name else {}

@@ -128,7 +128,17 @@ class Direction:
 
     @classmethod
     def of(cls, artefact: Artefact) -> Direction:
-        """The direction that an artefact of kind "direction" holds."""
+        """The direction that an artefact of kind "direction" holds; InputError where it lacks
+        what `artefact` writes."""
+        try:
+            return cls._of(artefact)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"expected a direction as fit-direction writes it, something is missing ({error})."
+            ) from error
+
+    @classmethod
+    def _of(cls, artefact: Artefact) -> Direction:
         facts = dict(artefact.made["direction"])
         arrays: dict[str, Any] = {name: t.numpy() for name, t in artefact.tensors.items()}
         made = {k: v for k, v in artefact.made.items() if k not in ("generator", "direction")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
@@ -125,6 +126,7 @@ def _download(address: Address, part: Path) -> None:
         time.sleep(again)
     _check(address, part)
     os.replace(part, address.place)
+    _mark_of(part).unlink(missing_ok=True)  # last: without it, a part is fetched again
 
 
 def _sentence(why: Any) -> str:
@@ -140,35 +142,57 @@ def _refusal(address: Address, status: int) -> SteerError:
     return MachineError(f"{told}fails (HTTP {status}).")
 
 
+def _mark_of(part: Path) -> Path:
+    """The server's own mark of the file's content: says whether a part still belongs to it."""
+    return part.with_name(f"{part.name}.mark")
+
+
 def _transfer(address: Address, part: Path) -> None:
-    """What is lacking of the file. The server's own mark of its content, kept beside, says whether
-    what lies here still belongs to it."""
-    mark = part.with_name(f"{part.name}.mark")
-    have = part.stat().st_size if part.exists() and mark.exists() else 0
-    headers = {"User-Agent": "steer", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
-    request = urllib.request.Request(address.url, headers=headers)  # noqa: S310 (http or https)
-    try:
-        response = _opener().open(request, timeout=TIMEOUT)
-    except HTTPError as error:
-        if error.code == 416:  # what lies here is no beginning of that file
-            part.unlink()
-            raise _CutError("the file on the server became shorter") from error
-        raise
+    """What is lacking of the file."""
+    have = part.stat().st_size if part.exists() and _mark_of(part).exists() else 0
+    response = _ask(address, part, have)
+    if response is None:
+        return
     with response:
         start = have if _goes_on(response, have) else 0
         total = _total(address, response, start)
-        tag = response.headers.get("ETag", "")
-        tag = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-        if not start:
-            part.unlink(missing_ok=True)  # first, that no mark stands beside bytes of another
-        if tag:
-            mark.write_text(tag)
-        else:
-            mark.unlink(missing_ok=True)
-        with open(part, "ab") as file:
-            _copy(response, file, total)
+        _keep_mark(response, part, start)
+        most = address.size or total
+        try:
+            with open(part, "ab") as file:
+                _copy(response, file, total, most)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and most is None:
+                part.unlink()  # nobody knows how much more there would be
+            raise
+
+
+def _ask(address: Address, part: Path, have: int) -> http.client.HTTPResponse | None:
+    """The server's answer; None where all of the file lies here."""
+    headers = {"User-Agent": "steer", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": _mark_of(part).read_text()}
+    request = urllib.request.Request(address.url, headers=headers)  # noqa: S310 (http or https)
+    try:
+        return _opener().open(request, timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range", "") == f"bytes */{have}":
+            return None
+        part.unlink(missing_ok=True)
+        raise _CutError("the file on the server became shorter") from error
+
+
+def _keep_mark(response: http.client.HTTPResponse, part: Path, start: int) -> None:
+    tag = response.headers.get("ETag", "")
+    tag = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    if not start:
+        part.unlink(missing_ok=True)  # first, that no mark stands beside bytes of another
+    if tag:
+        _mark_of(part).write_text(tag)
+    else:
+        _mark_of(part).unlink(missing_ok=True)
 
 
 def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
@@ -184,15 +208,21 @@ def _total(address: Address, response: http.client.HTTPResponse, start: int) -> 
     if response.headers.get_content_type() == "text/html":
         raise InputError(f"expected a file at {address.url}, a web page answers.")
     length = response.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdecimal() else None
+    is_told = length.isdecimal() and not response.chunked  # chunks say themselves when they end
+    total = start + int(length) if is_told else None
     if address.size is not None and total not in (None, address.size):
         raise _other(address, f"{address.size} bytes", f"{total}")
     return total
 
 
-def _copy(response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> None:
+def _copy(
+    response: http.client.HTTPResponse, file: BinaryIO, total: int | None, most: int | None
+) -> None:
+    """The bytes that a server sends, whose `total` it perhaps told; none beyond `most`."""
     while data := response.read(CHUNK):
         file.write(data)
+        if most is not None and file.tell() > most:
+            break
     file.flush()
     os.fsync(file.fileno())
     if total is not None and file.tell() < total:
@@ -205,14 +235,15 @@ def _check(address: Address, part: Path) -> None:
     with open(part, "rb") as file:
         while data := file.read(CHUNK):
             digest.update(data)
-    found = digest.hexdigest()
-    part.with_name(f"{part.name}.mark").unlink(missing_ok=True)
-    if address.size not in (None, size):
+    found, told = digest.hexdigest(), None
+    if address.size is not None and size != address.size:
+        told = (f"{address.size} bytes", "more" if size > address.size else f"{size}")
+    elif not found.startswith(address.sha256):
+        told = (f"SHA-256 {address.sha256}", found)
+    if told:
         part.unlink()
-        raise _other(address, f"{address.size} bytes", f"{size}")
-    if not found.startswith(address.sha256):
-        part.unlink()
-        raise _other(address, f"SHA-256 {address.sha256}", found)
+        _mark_of(part).unlink(missing_ok=True)
+        raise _other(address, *told)
 
 
 def _other(address: Address, expected: str, found: str) -> InputError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -24,7 +24,7 @@ SUFFIXES = (*WEIGHTS_SUFFIXES, ".pkl", ".json", ".md")
 DIRECTIONS = "directions/*.safetensors"
 URL = re.compile(r"https?://", re.IGNORECASE)
 HUB_ID = re.compile(
-    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?", re.ASCII
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:\\]+))?", re.ASCII
 )
 
 
@@ -41,7 +41,7 @@ class Source:
     sha256: str = ""
 
 
-def locate(model: str, *, offline: bool = False) -> Source:
+def locate(model: str) -> Source:
     """The files of a local file or folder, of a Hub id, or of a URL; what is not on this disk is
     downloaded once, into the Hub's cache or our own (`cache_folder`).
 
@@ -52,7 +52,7 @@ def locate(model: str, *, offline: bool = False) -> Source:
 
     What the cache holds is used without asking the network, so that a branch such as `main` stays
     as it was when it was fetched: to follow it, remove it from the cache ('hf cache rm') or name a
-    newer revision.
+    newer revision. Where the environment says HF_HUB_OFFLINE=1, nobody is ever asked.
 
     Raises InputError where the name is malformed or there is no such thing, MachineError where the
     network fails.
@@ -63,7 +63,7 @@ def locate(model: str, *, offline: bool = False) -> Source:
     steer.errors.InputError: no such file: no/such/folder/model.pt.
     """
     if URL.match(model):
-        return _by_url(Address.parse(model, SUFFIXES), offline)
+        return _by_url(Address.parse(model, SUFFIXES))
     place = os.path.expanduser(model)
     if os.path.isdir(place):
         return Source(_files_of(Path(place)), model)
@@ -71,7 +71,7 @@ def locate(model: str, *, offline: bool = False) -> Source:
         return Source({Path(place).name: Path(place)}, model)
     if model.startswith((".", "/", "~")) or (":" not in model and model.endswith(SUFFIXES)):
         raise InputError(f"no such file: {model}.")
-    return Source(_fetch(HubId.parse(model), offline), model)
+    return Source(_fetch(HubId.parse(model)), model)
 
 
 def cached(origin: str) -> bool:
@@ -85,8 +85,15 @@ def cached(origin: str) -> bool:
     return os.path.exists(os.path.expanduser(origin)) or _is_whole(HubId.parse(origin))
 
 
-def _by_url(address: Address, offline: bool) -> Source:
-    if offline and not address.place.exists():
+def _offline() -> bool:
+    """Whether the Hub's library was told to stay off the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _by_url(address: Address) -> Source:
+    if not address.place.exists() and _offline():
         raise MachineError(f"{address.url} is not in this machine's cache (offline).")
     return Source({address.name: download(address)}, address.url, sha256=address.sha256)
 
@@ -108,7 +115,7 @@ class HubId:
         HubId(text='user/repo:a.pt', repo='user/repo', revision='main', file='a.pt')
         """
         parts = HUB_ID.fullmatch(text)
-        if not parts or ".." in text or "--" in parts["repo"]:
+        if not parts or not text.isprintable() or _leads_elsewhere(parts):
             raise InputError(
                 "expected a file, a folder or a Hub id such as user/repo@revision:file, "
                 f"got {text!r}."
@@ -116,6 +123,13 @@ class HubId:
         if parts["file"] and not parts["file"].endswith(SUFFIXES):
             raise InputError(f"expected a file that ends in {', '.join(SUFFIXES)}, got {text!r}.")
         return cls(text, parts["repo"], parts["revision"] or "main", parts["file"])
+
+
+def _leads_elsewhere(parts: re.Match[str]) -> bool:
+    """Whether a name would be another one in the cache, or a place outside it."""
+    steps = f"{parts['revision'] or 'main'}/{parts['file'] or 'file'}".split("/")
+    is_odd = ".." in parts["repo"] or "--" in parts["repo"]
+    return is_odd or not {"", ".", ".."}.isdisjoint(steps)
 
 
 def _files_of(folder: Path) -> dict[str, Path]:
@@ -193,8 +207,9 @@ def _is_whole(model: HubId) -> bool:
     return bool(files) and (model.file is not None or described or lacks_none)
 
 
-def _fetch(model: HubId, offline: bool) -> dict[str, Path]:
+def _fetch(model: HubId) -> dict[str, Path]:
     saved = _cached_files(model)
+    offline = _offline()
     if offline and not saved:
         raise MachineError(f"{model.text} is not in this machine's Hub cache (offline).")
     if offline or _is_whole(model):
@@ -211,8 +226,11 @@ def _download(model: HubId) -> dict[str, Path]:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT as TIMEOUT
 
+    def explain(error: Exception) -> SteerError:
+        return _refusal(model, error)
+
     # First a question that is asked once: a download would repeat it for half a minute.
-    with _hub_failures(model):
+    with hub_failures(explain):
         if model.file:
             get_hf_file_metadata(hf_hub_url(model.repo, model.file, revision=model.revision))
             listed = [model.file]
@@ -223,7 +241,7 @@ def _download(model: HubId) -> dict[str, Path]:
     directions = [name for name in listed if fnmatch(name, DIRECTIONS)]
     described = [name for name in CONFIG_NAMES if name in listed]
     card = [name for name in ("README.md",) if name in listed]
-    with _hub_failures(model):
+    with hub_failures(explain):
         paths = {
             name if name in directions else Path(name).name: Path(
                 hf_hub_download(model.repo, name, revision=model.revision)
@@ -248,8 +266,8 @@ def _note_absence(snapshot: Path) -> None:
 
 
 @contextmanager
-def _hub_failures(model: HubId) -> Iterator[None]:
-    """What the Hub's library raises, as one sentence that names the id."""
+def hub_failures(explain: Callable[[Exception], SteerError]) -> Iterator[None]:
+    """What the Hub's library raises, as what `explain` makes of it."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     # The bases are the HTTP client's own, whichever client this version of the library uses.
@@ -258,10 +276,21 @@ def _hub_failures(model: HubId) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        raise _hub_error(model, error) from error
+        raise explain(error) from error
 
 
-def _hub_error(model: HubId, error: Exception) -> SteerError:
+def hub_status(error: Exception) -> int | None:
+    """The HTTP status with which the Hub refused, where it answered at all."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def hub_reason(error: Exception) -> str:
+    """The first sentence of what the Hub's library says, without its full stop."""
+    return re.split(r"\.?\n|\.\s|\.?$", str(error), maxsplit=1)[0] or type(error).__name__
+
+
+def _refusal(model: HubId, error: Exception) -> SteerError:
     from huggingface_hub import errors as hub
 
     refusals = {
@@ -276,15 +305,14 @@ def _hub_error(model: HubId, error: Exception) -> SteerError:
     is_local = isinstance(error, hub.LocalEntryNotFoundError)
     if isinstance(error, hub.EntryNotFoundError) and not is_local:
         return InputError(f"{model.text}: the repository on the Hub has no file of that name.")
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = hub_status(error)
     if status in {401, 403}:
         return InputError(f"{model.text}: the Hub refuses access (HTTP {status}): log in first.")
     if isinstance(error, json.JSONDecodeError):
         return MachineError(
             f"cannot fetch {model.text}: expected JSON from the Hub, something else answers for it."
         )
-    reason = re.split(r"\.?\n|\.\s|\.?$", str(error), maxsplit=1)[0] or type(error).__name__
-    return MachineError(f"cannot fetch {model.text} from the Hub: {reason}.")
+    return MachineError(f"cannot fetch {model.text} from the Hub: {hub_reason(error)}.")
 
 
 def known_checksum(path: Path) -> str | None:

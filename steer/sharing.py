@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from steer.errors import InputError, MachineError, SteerError
 from steer.files import load as load_artefact
 from steer.folders import check_target, filled_beside
 from steer.generators import load
-from steer.hub import HubId, locate
+from steer.hub import HubId, hub_failures, hub_reason, hub_status, locate
 
 
 def push(
@@ -39,7 +36,7 @@ def push(
     if _repository_named(repo) != repo:
         raise InputError(f"expected user/name to push to, got {repo!r}.")
     files = _to_be_sent(folder)
-    with _upload_failures(repo):
+    with hub_failures(lambda error: _refusal(repo, error)):
         commit = _upload({name: folder / name for name in files}, repo, private, revision)
     sizes = {name: (folder / name).stat().st_size for name in files}
     return {"repo": repo, "revision": revision or "main", "commit": commit, "files": sizes}
@@ -84,30 +81,18 @@ def _upload(files: dict[str, Path], repo: str, private: bool, revision: str | No
     return str(commit.oid)
 
 
-@contextmanager
-def _upload_failures(repo: str) -> Iterator[None]:
+def _refusal(repo: str, error: Exception) -> SteerError:
     """What the Hub's library raises on uploads, as one sentence."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # the bases are the HTTP client's own, whichever client this version of the library uses
-    client_errors: tuple[Any, ...] = HfHubHTTPError.__bases__
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, *client_errors) as error:
-        raise _upload_error(repo, error) from error
-
-
-def _upload_error(repo: str, error: Exception) -> SteerError:
     from huggingface_hub.errors import LocalTokenNotFoundError
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = hub_status(error)
     if isinstance(error, LocalTokenNotFoundError):
         return InputError(f"expected a login to the Hub to push {repo}: run 'hf auth login'.")
     if status in {401, 403}:
         return InputError(
             f"the Hub refuses {repo} (HTTP {status}): expected a login that may write there."
         )
-    reason = re.split(r"\.?\n|\.\s|\.?$", str(error), maxsplit=1)[0] or type(error).__name__
+    reason = hub_reason(error)
     # what the library checks itself, such as the card; no JSON means that something else answered
     is_refused = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
     if is_refused or (status is not None and 400 <= status < 500):
@@ -132,7 +117,7 @@ def pull(model: str, folder: str | Path) -> dict[str, Any]:
         raise InputError(f"expected a model on the Hub such as user/repo, got {model!r}.")
     source = locate(model)
     check_target(folder, source.files)
-    checkpoint = read_checkpoint(source)
+    sha256 = read_checkpoint(source).sha256
     with filled_beside(folder) as beside:
         for name, path in source.files.items():
             make_folder((beside / name).parent)
@@ -140,6 +125,6 @@ def pull(model: str, folder: str | Path) -> dict[str, Any]:
     return {
         "model": str(folder),
         "source": model,
-        "sha256": checkpoint.sha256,
+        "sha256": sha256,
         "files": sorted(source.files),
     }

@@ -5,13 +5,16 @@ Nothing is mapped: a mapped file that shrinks kills the process.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any, BinaryIO
 
 import torch
@@ -24,6 +27,8 @@ from steer.unpickle import Place, shown
 MOST_HEADER = 1 << 23  # bytes of a safetensors header or a zip directory, each 10 times as large
 MOST_ENTRIES = 50_000  # of a zip archive; a large language model has some 1000
 MOST_DIMS = 16
+CHUNK = 1 << 20
+GAP = 1 << 16  # bytes between numbers in a zip, to be hashed at once
 # as safetensors names them
 DTYPES = {
     **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
@@ -54,6 +59,46 @@ def _looks(file: BinaryIO) -> str:
     if like in {"a zip archive", "a Python pickle"}:
         like += " that is truncated, damaged or holds more than tensors (nothing in it was run)"
     return like
+
+
+class HashedFile(FileIO):
+    """An open file that hashes what is read of it, each byte once, while that goes on in its order.
+
+    >>> import io, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = open(f"{folder}/a", "wb").write(b"abc")
+    ...     with HashedFile(f"{folder}/a") as hashed, io.BufferedReader(hashed) as file:
+    ...         file.read(2), hashed.digest() == hashlib.sha256(b"abc").hexdigest()
+    (b'ab', True)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        super().__init__(path, "rb")
+        self._sha256 = hashlib.sha256()
+        self._hashed = 0  # bytes, from the beginning
+
+    def readinto(self, buffer: Any) -> int:
+        """As a file's."""
+        start = self.tell()
+        if 0 < start - self._hashed <= GAP:
+            self._hash_up_to(start)
+        got = super().readinto(buffer)
+        if start <= self._hashed < start + got:
+            self._sha256.update(memoryview(buffer)[self._hashed - start : got])
+            self._hashed = start + got
+        return got
+
+    def digest(self) -> str:
+        """The SHA-256 of the whole file, the rest of which is read for it."""
+        self._hash_up_to(file_size(self))
+        return self._sha256.hexdigest()
+
+    def _hash_up_to(self, end: int) -> None:
+        self.seek(self._hashed)
+        while data := self.read(min(CHUNK, end - self._hashed)):
+            self._sha256.update(data)
+            self._hashed += len(data)
+        self.seek(end)
 
 
 def file_size(file: BinaryIO) -> int:

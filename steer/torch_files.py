@@ -25,7 +25,7 @@ from steer.tensors import (
     read_numbers,
     zip_entries,
 )
-from steer.unpickle import PERSISTENT, Call, Global, Place, shown, unpickle
+from steer.unpickle import PERSISTENT, Budget, Call, Global, Place, shown, unpickle
 
 ARRAY_DTYPE = re.compile(r"[<>=|][fiub]\d{1,2}")  # NumPy parses, even evaluates, longer ones
 # as torch.save names them
@@ -88,6 +88,7 @@ class Pickled:
         self._file = file
         self._globals = (allowed, dicts)
         self._size = file_size(file)
+        self._pickles = Budget()  # a pickle may hold thousands, in its storages
         self._budget = self._size  # what names the same numbers often would fill the memory
         self._made: dict[Any, Tensor] = {}
         with self.damage_told():
@@ -128,7 +129,7 @@ class Pickled:
     # --- files ---
 
     def _load(self, persistent: list[Call] | None = None) -> Any:
-        return unpickle(self._file, self.where, *self._globals, persistent)
+        return unpickle(self._file, self.where, *self._globals, persistent, self._pickles)
 
     def _stream(self) -> tuple[Any, dict[str, Stored]]:
         """A pickle, or the six that torch.save wrote before its zip format, then the storages."""
@@ -160,6 +161,8 @@ class Pickled:
             raise InputError(f"expected {sys.byteorder}-endian numbers, {self.where} has others.")
         self._check(entries[main])
         root = self._load([])
+        if self._file.tell() > entries[main].place.end:
+            raise ValueError("a pickle that goes on behind its entry")
         start = f"{top}data/"
         return root, {
             name.removeprefix(start): entry

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from steer.errors import InputError
 
-MOST_OPCODES = 1_000_000  # of one pickle; StyleGAN2-ADA at 1024 x 1024 has 40,000
+MOST_OPCODES = 1_000_000  # of a file's pickles; StyleGAN2-ADA at 1024 x 1024 has 40,000
 MOST_TEXT = 1 << 25  # bytes of names, numbers and source code; StyleGAN3 has some 300,000
 LARGEST = 1 << 80  # of the integers; the magic number of torch's files has 77 bits
 LARGEST_KEY = 1 << 63  # wider ones can be chosen to collide in a dict
@@ -60,25 +60,35 @@ class Call:
 PERSISTENT = "a persistent id"
 
 
+@dataclass
+class Budget:
+    """What all pickles of one file may take together: opcodes, and bytes of text."""
+
+    opcodes: int = MOST_OPCODES
+    text: int = MOST_TEXT
+
+
 def unpickle(
     file: BinaryIO,
     where: str,
     allowed: Collection[str],
     dicts: Collection[str] = (),
     persistent: list[Call] | None = None,
+    budget: Budget | None = None,
 ) -> Any:
     """What the pickle at the file's position holds; the file is left behind its end.
 
     Globals are given as "module name": `allowed` ones become a `Call` when called, those in `dicts`
-    an empty dict. Persistent ids are collected in `persistent` where it is given. Raises InputError
-    in a sentence about `where` for anything else, and ValueError, TypeError, LookupError or
-    EOFError where the bytes are no whole pickle.
+    an empty dict. Persistent ids are collected in `persistent` where it is given. `budget` is what
+    is left for the pickles of this file, and becomes smaller. Raises InputError in a sentence about
+    `where` for anything else, and ValueError, TypeError, LookupError or EOFError where the bytes
+    are no whole pickle.
 
     >>> import io, pickle
     >>> unpickle(io.BytesIO(pickle.dumps({"a": b"xyz"}, protocol=4)), "x.pkl", ())
     {'a': Place(offset=19, length=3)}
     """
-    return _Machine(file, where, allowed, dicts, persistent).run()
+    return _Machine(file, where, allowed, dicts, persistent, budget or Budget()).run()
 
 
 @dataclass
@@ -88,6 +98,7 @@ class _Machine:
     allowed: Collection[str]
     dicts: Collection[str]
     outside: list[Call] | None
+    budget: Budget
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -100,7 +111,8 @@ class _Machine:
 
     def run(self) -> Any:
         arguments = _Arguments(self)
-        for _ in range(MOST_OPCODES):
+        while self.budget.opcodes > 0:
+            self.budget.opcodes -= 1
             opcode = OPCODES.get(self.file.read(1))
             if opcode is None:
                 raise EOFError("no opcode of a pickle")
@@ -238,20 +250,20 @@ class _Arguments:
 
     def __init__(self, machine: _Machine):
         self._machine = machine
-        self._left = MOST_TEXT
+        self._budget = machine.budget
 
     def read(self, count: int) -> bytes:
         self._spend(count)
         return self._machine.file.read(count)
 
     def readline(self) -> bytes:
-        line = self._machine.file.readline(self._left + 1)
+        line = self._machine.file.readline(self._budget.text + 1)
         self._spend(len(line))
         return line
 
     def _spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
+        self._budget.text -= count
+        if self._budget.text < 0:
             raise self._machine.refusal("holds more text than any network's")
 
 

@@ -8,9 +8,10 @@ import torch
 from commands import tiny_vae
 from nvidia import dumps, grow
 from on_disk import torch_bytes
+from styles import tiny
 from test_biggan import NUMBERS, waves
 from test_generators import disvae_state, tutorial_state
-from test_stylegan import tiny, to_rosinality
+from test_stylegan_layouts import to_rosinality
 
 from steer.checkpoints import save_checkpoint
 from steer.disk import save_json

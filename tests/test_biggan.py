@@ -494,7 +494,6 @@ def imagenet() -> ImageNetClasses:
         ("carcharodon carcharias", 2),
         ("man-eater", 2),
         ("giant panda", 388),
-        ("maillot", 638),
         ("maillot, tank suit", 639),
     ],
 )
@@ -521,6 +520,9 @@ def test_classes_are_in_torchvisions_order(imagenet):
         ("-1", "no ImageNet class is called '-1'"),
         ("", "no ImageNet class is called ''"),
         ("panda", r"several classes are called 'panda': 387 \(lesser panda.*388 \(giant panda"),
+        ("Cardigan", r"several classes are called 'Cardigan': 264 \(Cardigan, .*, 474"),
+        ("maillot", r"several classes are called 'maillot': 638 \(maillot\), 639"),
+        ("9" * 5000, "expected a class from 0 to 999"),
         ("crane", r"several classes are called 'crane': 134 \(crane\), 517"),
     ],
 )

@@ -23,7 +23,7 @@ from nvidia import Persistent, TensorFlowNetwork, dumps, grow
 from on_disk import STATE, assert_state, folder_of, torch_bytes
 
 from steer.checkpoints import match_state, read_checkpoint, save_checkpoint
-from steer.errors import InputError
+from steer.errors import InputError, MachineError
 from steer.hub import locate
 
 # --- our own checkpoints ---
@@ -341,8 +341,86 @@ def test_reading_takes_the_memory_of_the_tensors(tmp_path):
         d_pkl=dumps({"G": grow({"other": torch.randn(1 << 24)}), "G_ema": net}),
     )
     command = [sys.executable, "-c", MEMORY, *map(str, sorted(files.iterdir()))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.3
+    assert float(alone(command)) < 1.3
+
+
+SAVING = """
+import sys, torch
+from pathlib import Path
+from steer.checkpoints import save_checkpoint
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])
+
+state = {f"l{i}.weight": torch.randn(1 << 20) for i in range(10)}
+before = peak()
+save_checkpoint(Path(sys.argv[1]), {}, state, "")
+print((peak() - before) * 1024 / sum(tensor.nbytes for tensor in state.values()))
+"""
+
+
+def alone(command: list[str]) -> str:
+    """What a process writes whose memory goes back to the system as soon as it is free."""
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_saving_takes_little_memory_beside_the_weights(tmp_path):
+    assert float(alone([sys.executable, "-c", SAVING, str(tmp_path)])) < 0.3
+
+
+def test_weights_of_any_layout_are_saved_as_safetensors_does(tmp_path):
+    whole = torch.arange(24.0).reshape(2, 3, 4)
+    state = {
+        "whole": whole, "again": whole, "part": whole[1:], "turned": whole.permute(2, 0, 1),
+        "half": torch.ones(3).half(), "flag": torch.tensor([True]), "one": torch.tensor(2.5),
+        "none": torch.zeros(0, 4), "nothing": torch.zeros(0), "count": torch.arange(3),
+    }  # fmt: skip
+    expected = safetensors.torch.save(
+        {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in state.items()
+        }
+    )
+    save_checkpoint(tmp_path, {}, state, "")
+    assert (tmp_path / "model.safetensors").read_bytes() == expected
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(set(modes.values())) == 1 and len(modes) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+def test_weights_that_do_not_fit_on_the_disk(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"cannot write .*model\.safetensors: .*\.$"):
+            save_checkpoint(tmp_path, {}, {"a": torch.zeros(10_000)}, "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is read is counted in /proc")
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_weights_are_read_once(tmp_path, kind):
+    """And hashed on the way."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    state = {f"l{i:02}": torch.randn(1 << (10 + i % 9)) for i in range(60)}
+    data = safetensors.torch.save(state) if kind == "safetensors" else torch_bytes(state)
+    path = folder_of(tmp_path, **{f"a_{kind}": data}) / f"a.{kind}"
+    read_checkpoint(locate(str(path)))  # what it imports
+    before = so_far()
+    found = read_checkpoint(locate(str(path)))
+    assert so_far() - before < 1.1 * len(data)
+    assert_state(found.state, state)
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
@@ -364,6 +442,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
         (b"{'a': 1}", "expected JSON"),
         (b"[1, 2]", r"expected a JSON object, .* is other JSON \(list\)"),
         (b"[" * 100_000, "expected JSON"),
+        (b"[" + b" " * (1 << 20) + b"]", r"expected at most \d+ bytes of JSON, config.json of .*"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(tmp_path, config, said):

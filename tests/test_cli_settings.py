@@ -83,7 +83,7 @@ def test_samples_are_of_the_classes_and_drawn_at_their_truncation(
         (("sample", "--truncation", "0"), ("truncation above 0 and up to 1, got 0.0",)),
         (("sample", "--noise", "none"), ("expected no noise for biggan",)),
         (("sample", "--space", "w"), ("expected a StyleGAN for the space w",)),
-        (("fit-direction", "--parts", "0"), ("expected a code with parts",)),
+        (("fit-direction", "--parts", "0"), ("expected no parts for biggan",)),
     ],
 )
 def test_settings_that_cannot_be_are_said(
@@ -92,6 +92,11 @@ def test_settings_that_cannot_be_are_said(
     command, *options = arguments
     refused(steer(command, "--model", biggan, *options, "-o", tmp_path / "x.safetensors"), *words)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["--noise=", "--space=", "--class="])
+def test_an_empty_setting_is_no_setting(steer: Steer, stylegan: Path, option: str) -> None:
+    refused(steer("sample", "--model", stylegan, option, "-o", "-"), "''")
 
 
 @pytest.mark.parametrize("option", ["--truncation=0.5", "--class=1", "--space=w", "--noise=none"])
@@ -193,7 +198,11 @@ def test_trajectories_of_several_spaces_are_not_one_direction(
         asked = ("--space", space, "--truncation", truncation, *QUICK[:-2], "-o", files[-1])
         ended = steer("trajectories", "-t", "brightness", "--model", stylegan, *asked)
         assert ended.status == 0, ended.err
-    for other, word in ((files[1], "space w"), (files[2], "truncation 0.5")):
+    files.append(tmp_path / "l1.safetensors")
+    asked = ("--loss", "l1", *QUICK[:-2], "-o", files[-1])
+    steer("trajectories", "-t", "brightness", "--model", stylegan, *asked)
+    cases = (files[1], "space w"), (files[2], "truncation 0.5"), (files[3], "loss l1")
+    for other, word in cases:
         asked = ("--trajectories", files[0], "--trajectories", other, "-o", "-")
         refused(steer("fit-direction", *asked), "of one transform and generator", word)
 
@@ -232,3 +241,49 @@ def test_what_a_file_says_of_its_generator_is_not_trusted(
     z = tmp_path / "z.safetensors"
     save(Artefact("latents", {"z": generator.sample(2)}, made), z)
     refused(steer("render", z, "-o", "-"), said)
+
+
+@pytest.mark.parametrize("option", ["--class=2", "--truncation=0.5", "--noise=none", "--space=w"])
+def test_trajectories_have_their_settings(
+    steer: Steer, stylegan: Path, tmp_path: Path, option: str
+) -> None:
+    t = tmp_path / "t.safetensors"
+    steer("trajectories", "-t", "brightness", "--model", stylegan, *QUICK[:-2], "-o", t)
+    ended = steer("fit-direction", "--trajectories", t, option, "-o", "-")
+    refused(ended, f"expected no {option.split('=')[0]} beside --trajectories")
+
+
+def test_a_direction_of_merged_trajectories_is_of_all_their_classes(
+    steer: Steer, stylegan: Path, tmp_path: Path
+) -> None:
+    files = []
+    for chosen in ((1,), (0, 1), ()):
+        files.append(tmp_path / f"{len(files)}.safetensors")
+        classes = [part for each in chosen for part in ("--class", each)]
+        asked = ("--model", stylegan, *classes, *QUICK[:-2], "--seed", len(files), "-o", files[-1])
+        assert steer("trajectories", "-t", "brightness", *asked).status == 0
+    d = tmp_path / "d.safetensors"
+    for used, classes in ((files[:2], [1, 0]), (files, None)):
+        given = [part for file in used for part in ("--trajectories", file)]
+        ended = steer("fit-direction", *given, "--samples", 8, "-o", d)
+        assert ended.status == 0, ended.err
+        assert load(d).made["generator"].get("classes") == classes
+
+
+@pytest.mark.parametrize("made", ["text", None, ["a"]])
+def test_a_file_that_says_no_generator(steer: Steer, tmp_path: Path, made: object) -> None:
+    z = tmp_path / "z.safetensors"
+    save(Artefact("latents", {"z": torch.zeros(1, 10)}, {"generator": made}), z)
+    refused(steer("render", z, "-o", "-"), "expected the generator that the input was made with")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_latents_of_another_precision_are_drawn(
+    steer: Steer, stylegan: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    generator = load_generator(str(stylegan), "cpu")
+    z = tmp_path / "z.safetensors"
+    made = {"generator": generator.identity()}
+    save(Artefact("latents", {"z": generator.sample(2).to(dtype)}, made), z)
+    ended = steer("render", z, "-o", tmp_path / "z.png")
+    assert ended.status == 0, ended.err

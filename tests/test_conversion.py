@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,15 +14,15 @@ import torch
 import yaml
 from huggingface_hub.errors import HfHubHTTPError
 
-from steer import conversion, folders, sharing
+from steer import checkpoints, conversion, folders, sharing
 from steer.checkpoints import Checkpoint
 from steer.conversion import convert
 from steer.errors import InputError, MachineError
 from steer.generators import Known, PictureShape, families, generators, load
 from steer.generators.base import Generator, LatentSpace
 from steer.generators.known import KNOWN
-from steer.hub import Source
-from steer.sharing import push
+from steer.hub import Source, hub_failures
+from steer.sharing import pull, push
 
 NAMES = ["README.md", "config.json", "model.safetensors"]
 
@@ -92,6 +93,15 @@ def test_a_card_without_a_licence_in_front_says_nothing(card, tmp_path):
     (original / "README.md").write_text(card, encoding="latin-1")
     convert(str(original), tmp_path / "made")
     assert "license" not in front_matter(tmp_path / "made")
+
+
+@pytest.mark.parametrize(("before", "behind"), [(0, 1 << 21), (1 << 20, 0)])
+def test_only_the_beginning_of_a_card_is_read(tmp_path, before, behind):
+    original = published.vae(tmp_path / "original")
+    card = f"---\n{'#' * before}\nlicense: mit\n---\n{'#' * behind}"
+    (original / "README.md").write_text(card)
+    convert(str(original), tmp_path / "made")
+    assert ("license" in front_matter(tmp_path / "made")) == (not before)
 
 
 def test_a_registered_name_brings_its_licence_and_says_it(tmp_path, monkeypatch):
@@ -287,6 +297,32 @@ def test_a_stop_between_two_files_never_mixes_two_models(tmp_path, monkeypatch):
     assert load(str(tmp_path / "made"), "cpu").family == "dcgan"
 
 
+# --- what is pulled ---
+
+
+def test_no_weights_are_kept_while_files_are_copied(tmp_path, monkeypatch):
+    original = published.vae(tmp_path / "original")
+    files = {path.name: path for path in original.iterdir()}
+    read, copied = [], []
+
+    def read_checkpoint(source):
+        checkpoint = checkpoints.read_checkpoint(source)
+        read.append(weakref.ref(checkpoint))
+        return checkpoint
+
+    def write(path, data):
+        copied.append((path.name, read[0]()))
+        path.write_bytes(data)
+
+    monkeypatch.setattr(sharing, "locate", lambda model: Source(files, model))
+    monkeypatch.setattr(sharing, "read_checkpoint", read_checkpoint)
+    monkeypatch.setattr(sharing, "write_atomically", write)
+    digest = hashlib.sha256(files["model.safetensors"].read_bytes()).hexdigest()
+    assert pull("u/r", tmp_path / "made")["sha256"] == digest
+    assert sorted(copied) == [(name, None) for name in NAMES]
+    assert contents(tmp_path / "made") == contents(original)
+
+
 # --- what is not pushed ---
 
 
@@ -341,7 +377,8 @@ def response(status: int) -> HfHubHTTPError:
     ],
 )
 def test_what_an_upload_may_meet_is_one_sentence(error, kind, told):
-    with pytest.raises(kind, match=told) as raised, sharing._upload_failures("u/r"):
+    failures = hub_failures(lambda error: sharing._refusal("u/r", error))
+    with pytest.raises(kind, match=told) as raised, failures:
         raise error
     assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 

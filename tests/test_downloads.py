@@ -13,6 +13,7 @@ import sys
 import threading
 
 import pytest
+from huggingface_hub import constants
 from on_disk import STATE, assert_state, torch_bytes
 
 from steer import downloads
@@ -35,6 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.data, self.tag = DATA, '"one"'
         self.cuts: list[int] = []
         self.ranges = True
+        self.chunked = False
         self.asked: list[str] = []
 
     def url(self, name: str = "net.pt") -> str:
@@ -58,7 +60,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         fresh = self.headers.get("If-Range") == server.tag
         start = int(wanted[6:-1]) if wanted and server.ranges and fresh else 0
         if start >= len(server.data):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.data)}")
+            self.end_headers()
             return
         body = server.data[start:]
         self.send_response(206 if start else 200)
@@ -68,9 +72,24 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_header("Last-Modified" if "GMT" in server.tag else "ETag", server.tag)
         page = "page" in self.path
         self.send_header("Content-Type", "text/html" if page else "application/octet-stream")
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.chunks(body)
+            return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.cuts.pop(0) if server.cuts else None])
+
+    def chunks(self, body: bytes):
+        """The body, twenty times over where nobody hangs up; `asked` tells how often."""
+        try:
+            for _ in range(20):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
+                self.server.asked.append("chunk")
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True
 
     def log_message(self, *_):
         pass
@@ -104,17 +123,21 @@ def left(tmp_path) -> set[str]:
         (f"#sha256={DIGEST}&size={len(DATA)}", True),
     ],
 )
-def test_a_url_is_fetched_once(server, tmp_path, known, verified):
+def test_a_url_is_fetched_once(server, tmp_path, monkeypatch, known, verified):
     url = server.url() + known
     assert not cached(url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MachineError, match=r"net\.pt is not in this machine's cache \(offline\)\."):
-        locate(url, offline=True)
+        locate(url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for _ in range(2):
         found = read_checkpoint(locate(url))
         assert_state(found.state)
         assert (found.verified, found.origin) == (verified, server.url())
     assert server.asked == ["all"] and cached(url) and left(tmp_path) == {"net.pt"}
-    assert locate(url, offline=True) == locate(url)
+    online = locate(url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate(url) == online
 
 
 def test_damage_in_the_cache_is_noticed(server):
@@ -141,6 +164,40 @@ def test_another_process_goes_on_where_one_stopped(server, tmp_path):
     assert left(tmp_path) == {"net.pt.part", "net.pt.part.mark"} and not cached(server.url())
     assert_state(read_checkpoint(locate(server.url())).state)
     assert server.asked[-1] == "bytes=100-" and left(tmp_path) == {"net.pt"}
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Fetches a file, and is killed before some function."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def fetch(url: str, before: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"steer.downloads.{before}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                locate(url)
+
+    return fetch
+
+
+@pytest.mark.parametrize("before", ["_check", "os.replace"])
+@pytest.mark.parametrize("known", ["", f"#sha256={DIGEST}&size={len(DATA)}"])
+def test_what_lies_here_whole_is_not_fetched_again(server, tmp_path, killed, before, known):
+    killed(server.url() + known, before)
+    assert left(tmp_path) == {"net.pt.part", "net.pt.part.mark"}
+    assert locate(server.url() + known).files["net.pt"].read_bytes() == DATA
+    assert server.asked == ["all", f"bytes={len(DATA)}-"] and left(tmp_path) == {"net.pt"}
+
+
+def test_what_lies_here_whole_is_checked(server, tmp_path, killed):
+    url = f"{server.url()}#sha256={DIGEST}"
+    killed(url, "_check")
+    next((tmp_path / "home").rglob("*.part")).write_bytes(OTHER)
+    with pytest.raises(InputError, match="damaged or another file"):
+        locate(url)
+    assert left(tmp_path) == set() and server.asked == ["all", f"bytes={len(DATA)}-"]
 
 
 @pytest.mark.parametrize("change", ["tag", "no ranges", "no tag", "weak tag", "shorter"])
@@ -189,6 +246,24 @@ def test_what_cannot_be_had_is_one_sentence_and_leaves_nothing(
     assert left(tmp_path) == set()
 
 
+def test_no_more_is_fetched_than_was_stated(server, tmp_path):
+    server.chunked, server.data = True, bytes(4 << 20)
+    with pytest.raises(InputError, match=r"another file: expected 10 bytes, got more\.$"):
+        locate(f"{server.url()}#size=10")
+    assert server.asked.count("all") == 1 and server.asked.count("chunk") < 10
+    assert left(tmp_path) == set()
+
+
+def test_a_size_that_nobody_states(server):
+    server.chunked = True
+    assert locate(server.url()).files["net.pt"].read_bytes() == DATA * 20
+    assert locate(f"{server.url()}#size={len(DATA) * 20}").files["net.pt"].exists()
+    with pytest.raises(
+        InputError, match=f"expected {len(DATA) * 20 + 1} bytes, got {len(DATA) * 20}"
+    ):
+        locate(f"{server.url()}#size={len(DATA) * 20 + 1}")
+
+
 def test_redirects_are_followed_within_http(server):
     assert locate(server.url("moved.pt")).files["moved.pt"].read_bytes() == DATA
 
@@ -211,13 +286,18 @@ def test_no_network(server, tmp_path):
         locate("http://nowhere.invalid/net.pt")
 
 
-def test_a_full_disk_is_one_sentence(server, monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_full_disk_is_one_sentence(server, tmp_path, monkeypatch, chunked):
+    """What came of a file that may have no end is removed again."""
+
+    def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(downloads, "_copy", full)
+    server.chunked = chunked
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MachineError, match=r"cannot write .*net\.pt: No space left on device\.$"):
         locate(server.url())
+    assert ("net.pt.part" in left(tmp_path)) == (not chunked)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from nvidia import MODULE_SRC, dumps, grow
+from nvidia import MODULE_SRC, Persistent, dumps, grow
 from on_disk import STATE, torch_bytes
 from test_pickles import BOMBS, PAYLOADS, PLACES, Calls
 
@@ -110,8 +111,25 @@ def opcodes() -> dict[str, bytes]:
         "keys that collide.pkl": b"\x80\x04}("
         + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(9))
         + b"u.",
+        "many storages.pkl": dumps({"G_ema": storages(240, b"N0" * 50_000)}),
+        "much text in storages.pkl": dumps({"G_ema": storages(40, text("a" * (1 << 20)) + b"0")}),
         "much text.pkl": b"\x80\x04(" + text("a" * (1 << 20)) * 40 + b"l.",
     }
+
+
+def storages(count: int, tail: bytes) -> object:
+    """A network of so many tensors, with something in the pickles of each one's storage."""
+    whole = torch_bytes(torch.FloatStorage(2), _use_new_zipfile_serialization=False)
+    start = whole.index(b".", whole.index(b".") + 1) + 1  # behind the magic number and the version
+    network = Persistent()
+    for i in range(count):
+        system = b"\x80\x02" + tail + pickle.dumps(i, 2)[2:]
+        end = whole.index(b".", start) + 1
+        storage = Calls(torch.storage._load_from_bytes, whole[:start] + system + whole[end:])
+        network.__dict__["_parameters"][f"a{i}"] = Calls(
+            torch._utils._rebuild_tensor_v2, storage, 0, (2,), (1,), False, OrderedDict()
+        )
+    return network
 
 
 # --- archives ---
@@ -168,10 +186,22 @@ def archives() -> dict[str, bytes]:
         "half a directory.pt": WHOLE["zip.pt"][:-60] + WHOLE["zip.pt"][-22:],
         "photos.bin": zipped([("photo.jpg", b"x" * 100)]),
         "arrays.bin": saved(np.savez, np.zeros(3)),
+        "pickle beyond its entry.pt": beyond_its_entry(honest),
         "numbers of another tensor.pt": zipped(
             [(name, b"1234" if "/data/" in name else data) for name, data in honest]
         ),
     }
+
+
+def beyond_its_entry(entries) -> bytes:
+    """The first half of the pickle is an entry, the rest lies behind it, beyond any checksum."""
+    ((name, pickled),) = (entry for entry in entries if entry[0].endswith("data.pkl"))
+    rest = [entry for entry in entries if entry[0] != name]
+    half = len(pickled) // 2
+    data = bytearray(zipped([*rest, (name, pickled)]))
+    crc32, at = struct.pack("<I", zlib.crc32(pickled[:half])), data.rindex(b"PK\x01\x02")
+    data[at + 16 : at + 28] = crc32 + struct.pack("<II", half, half)
+    return bytes(data)
 
 
 # --- safetensors ---
@@ -226,6 +256,24 @@ def headers() -> dict[str, bytes]:
     for dtype in ("F8_E5M2", "O", "f4", "", 4, None, [], "F32\x1b[2J" * 100):
         made[f"dtype {len(made)}"] = with_header({"a": entry(dtype=dtype)})
     return {f"{name}.safetensors": data for name, data in made.items()}
+
+
+# --- configurations beside weights that are whole ---
+
+
+def folders() -> dict[str, dict[str, bytes]]:
+    configs = {
+        "many lists": b"[" + b"[]," * 20_000_000 + b"[]]",
+        "as many as fit": b"{" + b",".join(b'"%d":[]' % i for i in range(90_000)) + b"}",
+        "as deep as fits": b'{"a":' * 200_000,
+        "spaces": b"{" + b" " * 60_000_000 + b"}",
+    }
+    made = {
+        name: {"config.json": data, "model.safetensors": WHOLE["a.safetensors"]}
+        for name, data in configs.items()
+    }
+    huge = safetensors.torch.save(STATE, metadata={"config": "[" + "[]," * 2_000_000 + "[]]"})
+    return made | {"in the weights": {"model.safetensors": huge}}
 
 
 # --- other things, and parts of things ---
@@ -298,6 +346,9 @@ def told(tmp_path_factory):
     (root / "empty").mkdir()
     corpus = payloads(root / "canary") | opcodes() | archives() | headers() | others() | damaged()
     corpus |= {f"{name}.pkl": dumps({"G_ema": bomb()}) for name, bomb in BOMBS.items()}
+    for name, files in folders().items():
+        (root / "files" / name).mkdir()
+        corpus |= {f"{name}/{file}": data for file, data in files.items()}
     for name, data in corpus.items():
         (root / "files" / name).write_bytes(data)
     done = subprocess.run(
@@ -309,7 +360,7 @@ def told(tmp_path_factory):
     )
     assert (done.returncode, done.stderr) == (0, "")
     answers, memory = json.loads(done.stdout)
-    assert answers.keys() == corpus.keys()
+    assert answers.keys() == {name.partition("/")[0] for name in corpus}
     return answers, memory, root
 
 
@@ -323,7 +374,7 @@ def loads(name: str) -> bool:
     """Whether a file may load: a bit of its numbers or of a thing beside them is another, or what
     is evil in it stands where no tensor is."""
     beside = "storage" in name and ("_attribute" in name or "legacy" in name)
-    return name.startswith("flipped") or beside
+    return name.startswith("flipped") or beside or name == "as many as fit"
 
 
 def test_nothing_runs(told):

@@ -1,13 +1,12 @@
 """Checkpoints are read as data, whatever they claim to be, and the Hub's moods are sentences."""
 
 import hashlib
-import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -62,6 +61,17 @@ def test_a_path_that_leads_nowhere_is_no_hub_id(model):
         "user/repo@../x",
         "user/repo:../../x.pt",
         "user/repo:run.py",
+        "user/repo:/tmp/x.pt",
+        "user/repo:\\tmp\\x.pt",
+        "user/repo:a//x.pt",
+        "user/repo:./x.pt",
+        "user/repo:sub/../x.pt",
+        "user/repo:a\x1b[2J.pt",
+        "user/repo@/tmp/folder",
+        "user/repo@a//b",
+        "user/repo@a/",
+        "user/repo@.",
+        "user/repo@refs/./heads",
         "ftp://huggingface.co/user/repo",
         "üser/repo",
     ],
@@ -104,7 +114,6 @@ def test_a_choice_that_cannot_be_made_lists_what_is_there(names, said):
 
 # --- the Hub, played by a server of our own ---
 
-COMMIT = "c0ffee" + "0" * 34
 OURS = {"config.json": b"", "model.safetensors": b"", "README.md": b"# card"}
 OURS["model.safetensors"] = safetensors.torch.save(STATE)
 LARGE = hashlib.sha256(OURS["model.safetensors"]).hexdigest()
@@ -116,63 +125,30 @@ REPOSITORIES = {
     "u/many": {"a.pt": FOREIGN, "b.pt": FOREIGN},
     "u/page": {"model.pt": b"<!DOCTYPE html><html>"},
 }
+COMMIT = local_hub.commit_of(REPOSITORIES["u/ours"])
 REFUSALS = {  # repository -> status, code
     "u/gated": (403, "GatedRepo"),
     "u/private": (401, "RepoNotFound"),
-    "u/none": (404, "RepoNotFound"),
     "u/forbidden": (403, None),
     "u/broken": (500, None),
 }
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as the library asks for."""
-
-    asked: list[str]
+class Moody(local_hub.Answer):
+    """Some repositories are answered for in other ways."""
 
     def do_GET(self):
-        parts = self.path.split("?")[0].strip("/").split("/")
-        self.asked.append(f"{self.command} {self.path}")
-        is_api = parts[0] == "api"
-        repo = "/".join(parts[2:4] if is_api else parts[:2])
-        revision = "main" if is_api and len(parts) < 6 else parts[5 if is_api else 3]
+        repo = re.search(r"u/\w+", self.path)[0]
         if repo == "u/slow":
             time.sleep(3)
         elif repo == "u/portal":
             self.answer(200, b"<html>log in to the wireless network</html>", {})
-        elif repo in REFUSALS or repo not in REPOSITORIES:
-            self.refuse(*REFUSALS.get(repo, (404, "RepoNotFound")))
-        elif revision not in {"main", "v1", COMMIT}:
-            self.refuse(404, "RevisionNotFound")
-        elif is_api:
-            files = [{"rfilename": name} for name in REPOSITORIES[repo]]
-            self.answer(200, json.dumps({"id": repo, "sha": COMMIT, "siblings": files}).encode())
+        elif repo in REFUSALS:
+            self.refuse(*REFUSALS[repo])
         else:
-            self.file(REPOSITORIES[repo].get("/".join(parts[4:])))
+            super().do_GET()
 
     do_HEAD = do_GET
-
-    def file(self, data: bytes | None):
-        if data is None:
-            self.refuse(404, "EntryNotFound")
-        else:
-            self.answer(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
-
-    def refuse(self, status: int, code: str | None):
-        self.answer(status, b"", {"X-Error-Code": code} if code else {})
-
-    def answer(self, status: int, data: bytes, headers: dict | None = None):
-        self.send_response(status)
-        if headers != {}:
-            self.send_header("X-Repo-Commit", COMMIT)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
 
 
 ASK = """
@@ -180,25 +156,24 @@ import json, sys
 from steer.errors import SteerError
 from steer.checkpoints import read_checkpoint
 from steer.hub import cached, locate
-def ask(model, offline):
+def ask(model):
     try:
-        source = locate(model, offline=offline)
+        source = locate(model)
         found = read_checkpoint(source)
         return {"files": sorted(source.files), "sha256": found.sha256, "config": found.config,
                 "verified": found.verified, "cached": cached(model), "origin": found.origin}
     except SteerError as error:
         return {"error": type(error).__name__, "said": str(error)}
-json.dump({model: ask(model, offline) for model, offline in json.loads(sys.argv[1])}, sys.stdout)
+json.dump({model: ask(model) for model in json.loads(sys.argv[1])}, sys.stdout)
 """
 
 
-def ask(models: list[str], cache: Path, offline: bool = False, **environment: str) -> dict:
+def ask(models: list[str], cache: Path, **environment: str) -> dict:
     """The answers of a fresh process, since the Hub's library reads its settings at import."""
     settings = {"HF_HOME": str(cache), "HF_HUB_ETAG_TIMEOUT": "1", "OMP_NUM_THREADS": "1"}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    questions = json.dumps([[model, offline] for model in models])
     done = subprocess.run(
-        [sys.executable, "-c", ASK, questions],
+        [sys.executable, "-c", ASK, json.dumps(models)],
         env=clean | settings | environment,
         capture_output=True,
         text=True,
@@ -244,14 +219,13 @@ SAVED = ["u/ours", "u/ours@v1", "u/ours:sub/extra.pt", "u/foreign", "u/many:b.pt
 def served(tmp_path_factory):
     """Answers online, what the server was asked, and the cache that stayed."""
     cache = tmp_path_factory.mktemp("hub")
-    handler = type("Asked", (Hub,), {"asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    answers = ask([*ONLINE, *REFUSED], cache, HF_ENDPOINT=endpoint)
-    server.shutdown()
-    server.server_close()
-    return answers, handler.asked, cache
+    with local_hub.running(tmp_path_factory.mktemp("served")) as hub:
+        hub.RequestHandlerClass = Moody
+        for repo, files in REPOSITORIES.items():
+            hub.add(repo, files)
+        hub.add("u/ours", REPOSITORIES["u/ours"], "v1")
+        answers = ask([*ONLINE, *REFUSED], cache, HF_ENDPOINT=hub.endpoint)
+    return answers, hub.asked, cache
 
 
 @pytest.mark.parametrize("model", ONLINE)
@@ -298,10 +272,12 @@ def test_without_a_network_the_cache_serves(served, unconnected, offline, model)
 
 @pytest.mark.parametrize("model", [UNREACHED, f"{UNREACHED}:a.pt"])
 def test_without_a_network_and_a_cache_the_machine_failed_and_soon(unconnected, offline, model):
-    for answer in (unconnected[0][model], offline[model]):
-        assert answer["error"] == "MachineError" and "\n" not in answer["said"]
-        assert answer["said"].startswith(f"cannot fetch {model} from the Hub: ")
+    answer = unconnected[0][model]
+    assert answer["error"] == "MachineError" and "\n" not in answer["said"]
+    assert answer["said"].startswith(f"cannot fetch {model} from the Hub: ")
     assert unconnected[1] < 15
+    said = f"{model} is not in this machine's Hub cache (offline)."
+    assert offline[model] == {"error": "MachineError", "said": said}
 
 
 # --- once, in spite of faults ---
@@ -320,7 +296,7 @@ def test_what_is_cached_is_not_asked_for_again(hub, tmp_path):
     hub.add("u/ours", {**OURS, "directions/smile.safetensors": b"1", "directions/x/y.pt": b""})
     hub.add("u/alone", OURS)  # whose weights another program fetched
     hub.add("u/bare", {"weights.pt": FOREIGN, "README.md": b"# card"})
-    questions = [[model, False] for model in ("u/ours", "u/alone", "u/bare", "u/bare:weights.pt")]
+    questions = ["u/ours", "u/alone", "u/bare", "u/bare:weights.pt"]
 
     def answers(code: str) -> dict:
         command = [sys.executable, "-c", code, json.dumps(questions)]
@@ -337,39 +313,52 @@ def test_what_is_cached_is_not_asked_for_again(hub, tmp_path):
     assert hub.asked == asked
 
 
-def test_offline_asks_nobody(served, tmp_path, monkeypatch):
+@pytest.fixture
+def cache_at(tmp_path, monkeypatch):
+    """Uses a Hub's cache, without a network."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(served[2] / "hub"))
-    assert_state(read_checkpoint(locate("u/ours", offline=True)).state)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return lambda cache: monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+
+def test_offline_asks_nobody(served, cache_at):
+    cache_at(served[2] / "hub")
+    assert_state(read_checkpoint(locate("u/ours")).state)
     with pytest.raises(MachineError, match="u/other is not in this machine's Hub cache"):
-        locate("u/other", offline=True)
+        locate("u/other")
 
 
-def test_a_damaged_cache_is_noticed(served, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(served[2] / "hub"))
-    source = locate("u/foreign", offline=True)
+def test_a_damaged_cache_is_noticed(served, cache_at):
+    cache_at(served[2] / "hub")
+    source = locate("u/foreign")
     blob = source.files["weights.pt"].resolve()
     whole = blob.read_bytes()
-    blob.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(InputError, match="u/foreign is damaged or another file"):
-        read_checkpoint(source)
+    for damaged in (whole[:-1] + b"x", b"x" + whole[1:], whole[:-9]):
+        blob.write_bytes(damaged)
+        with pytest.raises(InputError, match="u/foreign is damaged or another file"):
+            read_checkpoint(source)
     blob.write_bytes(whole)
     assert read_checkpoint(source).verified
 
 
-def test_a_cache_laid_out_by_hand_serves(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+def test_a_cache_cache_at_by_hand_serves(tmp_path, cache_at):
+    cache_at(tmp_path)
     root = tmp_path / "models--u--r"
     for folder in ("refs", "snapshots"):
         (root / folder).mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT)
     save_checkpoint(root / "snapshots" / COMMIT, {"family": "vae"}, STATE, "")
-    assert read_checkpoint(locate("u/r", offline=True)).config == {"family": "vae"}
-    assert list(locate("u/r:model.safetensors", offline=True).files) == ["model.safetensors"]
+    assert read_checkpoint(locate("u/r")).config == {"family": "vae"}
+    assert list(locate("u/r:model.safetensors").files) == ["model.safetensors"]
     assert cached("u/r") and cached(f"u/r@{COMMIT}") and cached("u/r:config.json")
     assert not cached("u/r:gone.pt") and not cached("u/r@v9") and not cached("u/s")
+
+
+def test_no_local_file_passes_for_a_cached_one(tmp_path, cache_at):
+    cache_at(tmp_path / "hub")
+    save_checkpoint(tmp_path, {}, STATE, "")
+    for model in (f"u/r:{tmp_path}/model.safetensors", f"u/r@{tmp_path}"):
+        for use in (locate, cached):
+            with pytest.raises(InputError, match="expected a file"):
+                use(model)

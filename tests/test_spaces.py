@@ -166,8 +166,9 @@ def test_parts_that_are_not_there(told, parts, said):
 
 
 def test_a_code_without_parts_has_none_to_choose():
-    with pytest.raises(InputError, match="expected a code with parts to choose 0 of"):
-        LatentSpace(3).columns(["0"])
+    generator = Generator(LatentSpace(3), PictureShape(1, 8, 8))
+    with pytest.raises(InputError, match="expected no parts for generator, whose codes have none"):
+        generator.free(["0"])
 
 
 # --- directions in them ---
@@ -284,8 +285,11 @@ def test_the_typical_set_is_estimated_once(home):
         assert torch.equal(getattr(first, name), getattr(again, name))
     kept.write_bytes(kept.read_bytes()[:100])  # cut short: estimated anew
     assert not torch.equal(typical(base, samples=500).mean, first.mean)
-    save(Artefact("latents", {"z": torch.zeros(2, 2)}), kept)  # something else
-    assert typical(base, samples=500).mean.shape == (12,)
+    for kind, width in (("latents", 12), ("typical", 5)):  # something else
+        square = torch.zeros(width, width)
+        tensors = {"mean": torch.zeros(width), "root": square, "inverse": square}
+        save(Artefact(kind, tensors), kept)
+        assert typical(base, samples=500).root.abs().max() > 0
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(home):
@@ -306,6 +310,14 @@ def test_noise_and_classes_go_through(home):
     assert (identity["space"], identity["noise"], identity["classes"]) == ("w", "none", [2])
     with pytest.raises(InputError, match=r"expected latents in the space w of .*, got z"):
         require_same(base.identity(), mapped, "latents")
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_codes_of_another_shape_are_refused(space, home):
+    mapped = Mapped(stylegan(), space)
+    for codes in (torch.zeros(2, 5), torch.zeros(mapped.latent.dim)):
+        with pytest.raises(InputError, match=r"expected codes \[B, "):
+            mapped(codes)
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])

@@ -39,12 +39,18 @@ if TYPE_CHECKING:
     from steer.trajectories import Trajectories
 
 NAME = "fit-direction"
+#: Under this held-out R^2 a direction is remarked on.
+TELLS_LITTLE = 0.1
 #: Options that say how a transform is followed.
-FOLLOWING = ("starts", "extent", "points", "steps", "loss", "sigma", "constraint", "parts", "space")
+FOLLOWING = (
+    *("starts", "extent", "points", "steps", "loss", "sigma", "constraint", "parts"),
+    *("class_", "truncation", "noise", "space"),
+)
 
 
-#: Settings of a generator that trajectories of one direction share; classes may differ.
+#: Settings of a generator and options that trajectories of one direction share.
 SETTINGS = ("space", "truncation", "noise")
+SHARED = ("parts", "loss", "sigma", "constraint")
 
 
 def command(
@@ -113,7 +119,7 @@ def command(
     _refuse_what_does_nothing(context, followed, threshold)
     generator = options.open_generator(
         model, device, given[0] if given else None,
-        classes=class_, truncation=truncation, noise=noise, space=space,
+        classes=_classes(given) or class_, truncation=truncation, noise=noise, space=space,
     )  # fmt: skip
     bar_is_off = quiet or bool(given)
     with options.progress(f"following {followed}", starts * points, bar_is_off) as bar:
@@ -125,6 +131,11 @@ def command(
         )  # fmt: skip
     artefact = direction.artefact()
     save(artefact, target)
+    told = direction.quality["held_out_r2"]
+    if told < TELLS_LITTLE:
+        options.note(
+            f"this direction tells little of {followed}: R^2 on held-out starts {told:.2f}"
+        )
     if json_:
         options.print_json({"output": target, **direction.facts, **artefact.made})
 
@@ -138,6 +149,14 @@ def _refuse_what_does_nothing(
         refuse_given(context, ("worst",), "beside --threshold, which drops codes instead of it")
     if followed not in properties:
         refuse_given(context, ("measure", "samples"), f"with {followed}, which is not measurable")
+
+
+def _classes(given: list[Artefact]) -> list[str]:
+    """The classes of all trajectories, or the word for all of them where some chose none."""
+    chosen = [artefact.made.get("generator", {}).get("classes") for artefact in given]
+    if not any(chosen):
+        return []
+    return list(dict.fromkeys(str(c) for each in chosen for c in each)) if all(chosen) else ["all"]
 
 
 def _followed(artefact: Artefact, transform: str | None) -> str:
@@ -155,9 +174,10 @@ def _merged(names: list[str], artefacts: list[Artefact]) -> Trajectories | None:
     from steer.trajectories import Trajectories
 
     def what(artefact: Artefact) -> str:
-        made_with = artefact.made.get("generator", {})
+        made_with, chosen_ = artefact.made.get("generator", {}), artefact.made.get("options", {})
         checksum = str(made_with.get("checksum"))[:12]
         chosen = [f"{name} {made_with[name]}" for name in SETTINGS if name in made_with]
+        chosen += [f"{name} {chosen_[name]}" for name in SHARED if name in chosen_]
         return f"{_followed(artefact, None)} ({', '.join([f'weights {checksum}', *chosen])})"
 
     for name, artefact in zip(names, artefacts, strict=True):

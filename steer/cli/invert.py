@@ -38,7 +38,7 @@ def command(
     ] = "blurred-mse",
     sigma: Annotated[float | None, typer.Option(help="Blur of blurred-mse, in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length of the search.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Starts tried per picture.")] = None,
+    restarts: Annotated[int | None, typer.Option(max=512, help="Starts tried per picture.")] = None,
     start: Annotated[str, typer.Option(help="auto, encoder or prior.")] = "auto",
     rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     final_rate: Annotated[float | None, typer.Option(help="Learning rate at the end.")] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,8 @@ def open_generator(
     from steer.generators import load, require_same, require_same_weights, with_settings
 
     made_with = artefact.made.get("generator", {}) if artefact else {}
+    if not isinstance(made_with, dict):
+        raise InputError(f"expected the generator that the input was made with, got {made_with!r}.")
     if model is None:
         model = str(made_with.get("model", "sprites"))
         _refuse_to_fetch(model)
@@ -127,8 +130,8 @@ def open_generator(
         generator,
         classes=None if classes == ["all"] else classes or made_with.get("classes"),
         truncation=made_with.get("truncation") if truncation is None else truncation,
-        noise=noise or made_with.get("noise"),
-        space=space or made_with.get("space", "z"),
+        noise=made_with.get("noise") if noise is None else noise,
+        space=made_with.get("space", "z") if space is None else space,
     )
     if artefact is not None:
         require_same(made_with, generator, kind)
@@ -154,7 +157,7 @@ def codes_of(artefact: Artefact, generator: Generator) -> Tensor:
     if z is None or z.dim() != 2 or not len(z) or z.shape[1] != dim or not z.is_floating_point():
         found = "none" if z is None else f"{str(z.dtype).removeprefix('torch.')} {list(z.shape)}"
         raise InputError(f"expected latents z [n, {dim}] of {generator.name}, got {found}.")
-    return z
+    return z.float()
 
 
 def open_direction(text: str, generator: Generator) -> Direction:
@@ -184,7 +187,7 @@ def first_direction(texts: list[str]) -> Artefact | None:
 
 def parts_of(text: str | None) -> tuple[str, ...] | None:
     """The parts that --parts names."""
-    return tuple(part.strip() for part in text.split(",")) if text else None
+    return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
 def assignments(texts: list[str], option: str) -> list[tuple[str, str]]:
@@ -260,6 +263,16 @@ def is_terminal(stream: TextIO) -> bool:
 def note(sentence: str) -> None:
     """A remark on standard error."""
     print(f"steer: {sentence}", file=sys.stderr)
+
+
+def note_unread_pipe() -> None:
+    """A remark where standard input is a pipe and nothing says that it is to be read."""
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):
+        return
+    if is_pipe:
+        note("standard input is a pipe that is not read: - draws the latents that come through it.")
 
 
 def refuse_json_on_stdout(json_: bool, out: str) -> None:

@@ -98,6 +98,8 @@ def command(
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
     # parse
+    if source is None and latents is None:
+        options.note_unread_pipe()
     target = out if out is not None else options.save_or_pipe(None, "render.png")
     options.refuse_json_on_stdout(json_, target)
     settings, within = _settings(set_, shift, distribution), _tolerance(tolerance)

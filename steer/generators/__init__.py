@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -59,7 +60,7 @@ def sprites() -> Generator:
 
 
 def load(
-    model: str = "sprites",
+    model: str | os.PathLike[str] = "sprites",
     device: str = "auto",
     *,
     classes: Sequence[str | int] | str | int | None = None,
@@ -82,7 +83,7 @@ def load(
     >>> load("sprites", device="cpu").picture
     PictureShape(channels=3, height=64, width=64)
     """
-    on = pick_device(device)
+    model, on = os.fspath(model), pick_device(device)
     generator = _made(model, say)
     place = model.partition("#")[0].rstrip("/")
     generator.name = model if model in generators else Path(place).name

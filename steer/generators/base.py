@@ -70,8 +70,6 @@ class LatentSpace:
         >>> LatentSpace(4, {"coarse": 1, "middle": 1, "fine": 2}).columns(["coarse", "2"])
         tensor([ True, False,  True,  True])
         """
-        if not self.parts:
-            raise InputError(f"expected a code with parts to choose {', '.join(parts)} of.")
         names, lengths = list(self.parts), torch.tensor(list(self.parts.values()))
         chosen = torch.zeros(len(names), dtype=torch.bool)
         for part in parts:
@@ -126,7 +124,7 @@ class Condition:
 
     def index(self, text: str) -> int:
         """The class of a name or a number; InputError lists near matches."""
-        if text.isdecimal() and int(text) < len(self.codes):
+        if text.isdecimal() and len(text) < 10 and int(text) < len(self.codes):
             return int(text)
         if text in self.names:
             return self.names.index(text)
@@ -247,6 +245,8 @@ class Generator(nn.Module):
         """Which numbers [width] of a code a search may change: z or some of its parts, and the
         condition where asked. InputError for parts that are not there."""
         latent = self.latent
+        if parts and not latent.parts:
+            raise InputError(f"expected no parts for {self.name}, whose codes have none.")
         z = latent.columns(parts) if parts else torch.ones(latent.dim, dtype=torch.bool)
         rest = torch.full((self.width - latent.dim,), condition)
         return torch.cat([z, rest]).to(self.device)

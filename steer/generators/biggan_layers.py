@@ -47,13 +47,13 @@ class ImageNetClasses(Condition):
         InputError lists near matches, or the classes that share the name.
         """
         if text.isdecimal():
-            if int(text) < len(self.codes):
+            if len(text) < 10 and int(text) < len(self.codes):
                 return int(text)
-            raise InputError(f"expected a class from 0 to {len(self.codes) - 1}, got {text}.")
+            raise InputError(f"expected a class from 0 to {len(self.codes) - 1}, got {text[:20]}.")
         synonyms = [name.lower().split(", ") for name in self.names]
         wanted = " ".join(text.lower().split())
         found = (
-            [i for i, names in enumerate(synonyms) if ", ".join(names) == wanted]
+            [i for i, names in enumerate(synonyms) if ", ".join(names) == wanted and len(names) > 1]
             or [i for i, names in enumerate(synonyms) if names[0] == wanted]
             or [i for i, names in enumerate(synonyms) if wanted in names]
         )

@@ -42,7 +42,7 @@ def typical(generator: StyleGenerator, samples: int = SAMPLES) -> Typical:
     made_of = f"{generator.checksum} {sorted(generator.config.items())} {samples}"
     name = hashlib.sha256(made_of.encode()).hexdigest()[:32]
     path = cache_folder() / f"w-{name}.safetensors"
-    kept = _kept(path) if generator.checksum else None
+    kept = _kept(path, generator.w_dim) if generator.checksum else None
     if kept:
         return kept
     z = generator.sample(samples)
@@ -57,11 +57,17 @@ def typical(generator: StyleGenerator, samples: int = SAMPLES) -> Typical:
     return found
 
 
-def _kept(path: Path) -> Typical | None:
+def _kept(path: Path, width: int) -> Typical | None:
     try:
-        return Typical(**load(path, "typical").tensors) if path.exists() else None
+        kept = Typical(**load(path, "typical").tensors) if path.exists() else None
     except (SteerError, TypeError):  # a leftover of something else: estimated anew
         return None
+    sizes = {"mean": (width,), "root": (width, width), "inverse": (width, width)}
+    fits = kept and all(
+        (each.dtype, tuple(each.shape)) == (torch.float32, sizes[name])
+        for name, each in vars(kept).items()
+    )
+    return kept if fits else None
 
 
 def _keep(path: Path, found: Typical) -> None:
@@ -173,7 +179,9 @@ class Mapped(Generator):
         return ((ws - self.get_buffer("mean")) @ self.get_buffer("inverse")).flatten(1)
 
     def ws(self, codes: Tensor) -> Tensor:
-        """ws [B, num_ws, w_dim], truncated, of codes [B, dim]."""
+        """ws [B, num_ws, w_dim], truncated, of codes [B, dim]; InputError for another shape."""
+        if codes.dim() != 2 or codes.shape[1] != self.latent.dim:
+            raise InputError(f"expected codes [B, {self.latent.dim}], got {list(codes.shape)}.")
         each = codes.unflatten(1, (self._layers, self.base.w_dim))
         ws = self.get_buffer("mean") + each @ self.get_buffer("root")
         ws = torch.lerp(self.base.mapping.w_avg, ws, self.truncation)
