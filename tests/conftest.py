@@ -1,10 +1,15 @@
 """Shared fixtures."""
 
 import os
+import signal
 from pathlib import Path
 
 # before torch is imported: small batches run slower on two threads than on one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# run in the background, a process ignores SIGINT, and what it starts does too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from commands import _blob, knob, knob_y, other, steer, tiny  # noqa: F401 (fixtures)
