@@ -20,6 +20,8 @@ from steer.optimise import Adam, Culling, Projection, Solver, minimise
 POOLED_SIDE = 64
 #: Strength of the regression that starts come from, as a share of the mean eigenvalue.
 RIDGE = 0.1
+#: Pixels of a pool's pictures, and how many of them there are at least.
+POOLED_PIXELS, LEAST_POOL = 512 * 128**2, 16
 #: Told how many items are done, and the error there or what is done at the moment.
 Report = Callable[[float, float | str], None]
 #: Errors that every inversion is reported under, beside the loss that was minimised.
@@ -38,7 +40,8 @@ class Search:
     `start` is where from: `encoder` (where the generator has one), `prior` (`pool` codes are drawn
     from the prior and their pictures made: a linear regression of codes on pictures gives one
     start, the codes with the nearest pictures the others), or `auto`: both, the encoder first. The
-    pool is made once for all pictures, and costs forward passes only.
+    pool is made once for all pictures, and costs forward passes only; of pictures larger than
+    128 x 128 it holds fewer, down to 16, so that it takes no longer than the search.
 
     `condition` says whether what stands for the class is searched for too (`free`) or stays that of
     the start (`fixed`); `auto` frees it unless the generator's classes were chosen.
@@ -168,7 +171,9 @@ class Pool:
     ):
         self.project = search.projection(generator)
         self.free = search.free(generator)
-        self.codes = self.project(generator.sample(search.pool, search.seed).to(generator.device))
+        most = max(LEAST_POOL, POOLED_PIXELS // math.prod(generator.picture[1:]))
+        codes = generator.sample(min(search.pool, most), search.seed)
+        self.codes = self.project(codes.to(generator.device))
         pictures: list[Tensor] = []
         for some in drawn(generator, self.codes, shrunk):
             pictures.append(some)

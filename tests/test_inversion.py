@@ -11,7 +11,7 @@ from toys import Blob, Linear
 from steer.errors import InputError
 from steer.generators import load
 from steer.generators.base import LatentSpace, PictureShape
-from steer.inversion import Search, invert, milestones
+from steer.inversion import Pool, Search, invert, milestones
 from steer.optimise import Adam, Status
 
 FINE = Search(loss="mse", steps=250, rate=0.05, final_rate=0.0005, tolerance=0.0, pool=64)
@@ -202,3 +202,16 @@ def test_a_trained_generators_own_pictures(shared):
     targets = sprites(sprites.latent.sample(4, seed=9))
     found = invert(sprites, targets, Search(steps=60, restarts=3, pool=128))
     assert found.errors["blurred-mse"].median() < 1e-3
+
+
+@pytest.mark.parametrize(("side", "drawn"), [(128, 40), (512, 32), (8192, 16)])
+def test_a_pool_of_large_pictures_is_small(side, drawn):
+    class Large(Linear):
+        """Pictures of 8x8 that count as larger ones."""
+
+        def forward(self, z):
+            return torch.zeros(len(z), 3, 8, 8)
+
+    large = Large()
+    large.picture = PictureShape(3, side, side)
+    assert len(Pool(large, Search(pool=40)).codes) == drawn
