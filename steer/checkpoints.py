@@ -21,9 +21,11 @@ from steer.disk import (
     looks_like,
     make_folder,
     plain,
+    require_file,
     save_json,
     write_atomically,
 )
+from steer.downloads import dropped
 from steer.errors import InputError, MachineError
 from steer.files import check_finite, own_copy
 from steer.hub import CONFIG_NAMES, WEIGHTS_NAME, Source, choose_weights, known_checksum
@@ -74,8 +76,17 @@ def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
 
     Only the tensors that are kept are read, each straight into memory of its own, and hashed on the
     way where they lie in the order of the file. Raises InputError that says what the file looks
-    like where it is no whole checkpoint.
+    like where it is no whole checkpoint; a download that is none is dropped.
     """
+    try:
+        return _read(source, sha256)
+    except InputError as error:
+        if not source.is_download:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}; {dropped(*source.files.values())}.") from error
+
+
+def _read(source: Source, sha256: str | None) -> Checkpoint:
     name = choose_weights(source.files, source.origin)
     path = source.files[name]
     where = source.origin if len(source.files) == 1 else f"{name} of {source.origin}"
@@ -141,6 +152,7 @@ def read_config(source: Source) -> dict[str, Any]:
 
 def read_beginning(path: Path, count: int) -> bytes:
     """The first bytes of a file; raises what `disk_error` makes of an OSError."""
+    require_file(path)
     try:
         with open(path, "rb") as file:
             return file.read(count)
@@ -154,7 +166,8 @@ def _parse_config(data: bytes, where: str) -> dict[str, Any]:
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON, {where} is {looks_like(data)}.") from error
+        like = looks_like(data).replace("JSON text", "damaged JSON")
+        raise InputError(f"expected JSON, {where} is {like}.") from error
     if not isinstance(config, dict):
         kind = type(config).__name__
         raise InputError(f"expected a JSON object, {where} is other JSON ({kind}).")
@@ -163,7 +176,7 @@ def _parse_config(data: bytes, where: str) -> dict[str, Any]:
 
 def _parse_weights(name: str, file: BinaryIO, where: str) -> tuple[State, State, dict[str, Any]]:
     """The state dict, the tensors beside it, and the configuration in the file itself."""
-    if name.endswith(".safetensors"):
+    if name.lower().endswith(".safetensors"):
         tensors, metadata = read_safetensors(file, where)
         config = _parse_config(
             metadata.get("config", "{}").encode("utf-8", "surrogatepass"),
@@ -199,7 +212,8 @@ def _unwrap(pickled: Pickled) -> tuple[State, State]:
         if nested:
             return nested, top
     if not top:
-        keys = first_few([shown(str(key)) for key in root]) or "nothing"
+        empty = {key: f"{key} without tensors" for key in STATE_KEYS}
+        keys = first_few([empty.get(key, shown(str(key))) for key in root]) or "nothing"
         raise InputError(
             f"expected tensors or one of {', '.join(STATE_KEYS)} in {where}, found {keys}."
         )
@@ -218,9 +232,10 @@ def _tensors_in(pickled: Pickled, value: Any) -> State:
 def match_state(
     expected: Mapping[str, Any], state: Mapping[str, Tensor], where: str = "the checkpoint"
 ) -> None:
-    """InputError unless `state` has exactly the names and shapes of `expected`, all finite.
+    """InputError unless `state` has exactly the names and shapes of `expected`, all finite, and
+    whole numbers only where `expected` has them.
 
-    `expected` maps names to tensors (a module's `state_dict()`) or to shapes.
+    `expected` maps names to tensors (a module's `state_dict()`) or to shapes of weights.
 
     >>> import torch
     >>> match_state({"a": (2,), "b": (3,)}, {"a": torch.zeros(1)}, "x.pt")
@@ -234,15 +249,26 @@ def match_state(
         for name, tensor in state.items()
         if name in shapes and list(tensor.shape) != shapes[name]
     ]
+    whole = [
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+        for name, tensor in state.items()
+        if name in shapes and not tensor.is_floating_point() and not _is_whole(expected[name])
+    ]
     complaints = {
         "missing ": [name for name in shapes if name not in state],
         "unexpected ": [name for name in state if name not in shapes],
         "": misshaped,
+        "floating point was expected for ": whole,
     }
     told = [start + first_few(items) for start, items in complaints.items() if items]
     if told:
         raise InputError(f"{where} does not fit: {'; '.join(told)}.")
     check_finite(state, where)
+
+
+def _is_whole(expected: Any) -> bool:
+    """Whether whole numbers are expected: counts of batches."""
+    return isinstance(expected, Tensor) and not expected.is_floating_point()
 
 
 def save_checkpoint(

@@ -10,13 +10,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steer.checkpoints import Checkpoint, read_beginning, read_checkpoint, save_checkpoint
+from steer.checkpoints import (
+    Checkpoint,
+    read_beginning,
+    read_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from steer.errors import InputError
-from steer.folders import check_target, filled_beside
+from steer.folders import check_same, check_target, filled_beside
 from steer.generators import Generator, Known, built, generators, load, unknown_model
 from steer.hub import WEIGHTS_NAME, Source, cached, locate
 
 CARD = "README.md"
+#: What config.json says of a conversion: the SHA-256 of the weights that were converted first.
+ORIGINAL = "source_sha256"
 #: What a conversion consists of.
 FILES = ("config.json", WEIGHTS_NAME, CARD)
 #: How the Hub names licences: a card that says something else says nothing.
@@ -48,7 +56,7 @@ def convert(model: str, folder: str | Path, say: Say = lambda sentence: None) ->
     registered model at its first use, and which directions stay behind. Returns what was written.
 
     Raises InputError where the model cannot be read or the folder holds anything else than an
-    earlier conversion, MachineError where the Hub or the disk fails.
+    earlier conversion of the same weights, MachineError where the Hub or the disk fails.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +68,8 @@ def convert(model: str, folder: str | Path, say: Say = lambda sentence: None) ->
     folder = Path(folder)
     check_target(folder, FILES)
     source, form = _opened(model, say)
+    if folder.is_dir():
+        check_same(folder, form.config[ORIGINAL], read_config(locate(str(folder))).get(ORIGINAL))
     with filled_beside(folder) as beside:
         save_checkpoint(beside, form.config, form.state, _card(form.facts, _terms(source)))
         form.state.clear()  # held once from here on
@@ -103,14 +113,17 @@ def _as_read(checkpoint: Checkpoint) -> Form:
     config = dict(checkpoint.config)
     generator = built(checkpoint)
     as_read = ({**config, "family": generator.family}, tensors)
-    return _form(checkpoint.origin, generator, *(_own_form(generator) or as_read))
+    written, state = _own_form(generator) or as_read
+    original = config.get(ORIGINAL) or checkpoint.sha256
+    return _form(checkpoint.origin, generator, {**written, ORIGINAL: original}, state)
 
 
 def _as_made(generator: Generator, model: str) -> Form:
     own = _own_form(generator)
     if own is None:
         raise InputError(f"expected a checkpoint to convert, {model} is a generator made by code.")
-    return _form(model, generator, *own)
+    config, state = own
+    return _form(model, generator, {**config, ORIGINAL: generator.checksum}, state)
 
 
 def _own_form(generator: Generator) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,12 @@ from typing import Any
 from steer.errors import InputError, MachineError, SteerError
 
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+ENDLESS = {
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 NOT_A_NAME = {errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 SIGNATURES = {
     b"\x89PNG": "a PNG picture",
@@ -38,7 +45,10 @@ def disk_error(doing: str, path: str | Path, error: OSError) -> SteerError:
         return InputError(f"cannot {doing} {path}: no permission ({error.strerror}).")
     if error.errno == errno.EISDIR:
         return InputError(f"cannot {doing} {path}: expected a file, it is a folder.")
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+    if error.errno == errno.ENOTDIR:
+        above = next((each for each in Path(path).parents if each.exists()), path)
+        return InputError(f"cannot {doing} {path}: {above} is a file, no folder.")
+    if error.errno == errno.ENOENT:
         missing = f"the folder {Path(path).parent}" if doing == "write" else "it"
         return InputError(f"cannot {doing} {path}: {missing} does not exist.")
     if error.errno in NOT_A_NAME:
@@ -108,8 +118,33 @@ def make_folder(folder: Path) -> None:
 
 def cache_folder() -> Path:
     """Where downloads and what is estimated once are kept: $STEER_HOME, or ~/.cache/steer."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(os.environ.get("STEER_HOME") or os.path.join(home, "steer"))
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return Path(os.environ.get("STEER_HOME") or os.path.join(home, "steer")).expanduser()
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """InputError where a path is a device, a pipe or a socket: reading it may never end.
+
+    >>> require_file(os.devnull)
+    Traceback (most recent call last):
+        ...
+    steer.errors.InputError: expected a file, /dev/null is a device.
+    """
+    try:
+        kind = ENDLESS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except OSError as error:
+        raise disk_error("read", os.fspath(path), error) from error
+    if kind:
+        raise InputError(f"expected a file, {path} is {kind}.")
+
+
+def printable(text: str) -> str:
+    r"""Text of a stranger's whose control characters, which a terminal obeys, are told instead.
+
+    >>> printable("fine\x1b[2J")
+    'fine\\x1b[2J'
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def read_whole(path: Path) -> bytes:

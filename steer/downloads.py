@@ -15,17 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from steer.disk import cache_folder, disk_error, make_folder
+from steer.disk import cache_folder, disk_error, looks_like, make_folder, printable
 from steer.errors import InputError, MachineError, SteerError
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 TRIES = 3
 FILE_NAME = re.compile(r"\w[\w.-]{0,150}", re.ASCII)
-CHECKSUM = re.compile(r"[0-9a-f]{8,64}")
+PATH = re.compile(r"[!-~]*")
+STATED = re.compile(r"sha256=(?P<sha256>[0-9a-f]{8,64})|size=(?P<size>[1-9]\d{0,17})", re.I | re.A)
+LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+# no weights, whatever the server calls them
+WRONG = {"empty", "an HTML page", "a gzip archive"}
 LATER = {408, 429, *range(500, 600)}  # what a server may answer differently another time
+
+#: Told the bytes that are here, and those of the whole file where the server says.
+Report = Callable[[int, int | None], None]
 
 
 class _CutError(Exception):
@@ -57,41 +64,78 @@ class Address:
         'net.pkl'
         """
         url, _, fragment = text.partition("#")
-        try:
-            parts, known = urlsplit(url), dict(parse_qsl(fragment, strict_parsing=bool(fragment)))
-        except ValueError:
-            parts, known = urlsplit(""), {}
-        name = unquote(parts.path).rpartition("/")[2]
-        if parts.scheme not in ("http", "https") or not parts.netloc or not url.isprintable():
+        parts = _parts(url)
+        if parts is None:
             raise InputError(f"expected a URL such as https://host/file.pkl, got {text!r}.")
-        if not FILE_NAME.fullmatch(name) or not name.endswith(suffixes):
+        name = unquote(parts.path).rpartition("/")[2]
+        if not FILE_NAME.fullmatch(name) or not name.lower().endswith(suffixes):
             raise InputError(
                 f"expected the URL of a file that ends in {', '.join(suffixes)}, got {text!r}."
             )
-        sha256, size = known.pop("sha256", ""), known.pop("size", "0")
-        if known or not size.isdecimal() or (sha256 and not CHECKSUM.fullmatch(sha256)):
-            raise InputError(
-                f"expected #sha256=HEX&size=BYTES behind the URL, HEX of 8 to 64 digits, got "
-                f"{fragment!r}."
-            )
-        return cls(text, url, name, sha256, int(size) or None)
+        known = _stated(fragment)
+        size = int(known["size"]) if "size" in known else None
+        return cls(text, url, name, known.get("sha256", "").lower(), size)
 
     @property
     def place(self) -> Path:
         """Where the cache keeps the file: one folder for each URL and what is known of its file."""
         return cache_folder() / "urls" / _hex(self.text.encode())[:16] / self.name
 
+    def is_here(self) -> bool:
+        """Whether the cache has the file, with as many bytes as are stated."""
+        try:
+            size = os.path.getsize(self.place)
+        except OSError:  # it is not there, or was dropped just now
+            return False
+        return self.size in (None, size)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of a URL of http; None where it is none that one can ask for."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port  # ValueError for what is none
+    except ValueError:
+        return None
+    is_asked = parts.scheme in ("http", "https") and host and "@" not in parts.netloc
+    is_plain = url.isprintable() and " " not in url and PATH.fullmatch(parts.path + parts.query)
+    return parts if is_asked and is_plain else None
+
+
+def _stated(fragment: str) -> dict[str, str]:
+    """What `sha256=HEX&size=BYTES` behind a URL says of the file."""
+    known: dict[str, str] = {}
+    for part in fragment.split("&") if fragment else []:
+        found = STATED.fullmatch(part)
+        name = (found and found.lastgroup) or ""
+        if found is None or name in known:
+            raise InputError(
+                "expected #sha256=HEX&size=BYTES behind the URL, HEX of 8 to 64 digits, got "
+                f"{fragment[:200]!r}."
+            )
+        known[name] = found[name]
+    return known
+
 
 def _hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def download(address: Address) -> Path:
+def dropped(place: Path) -> str:
+    """Removes a download that makes no sense, and says so; or says where it lies."""
+    try:
+        place.unlink(missing_ok=True)
+    except OSError:
+        return f"remove its copy, {place}, for a fresh one"
+    return "its copy here is dropped, the next run fetches it anew"
+
+
+def download(address: Address, report: Report | None = None) -> Path:
     """The file at an address, from the cache where it lies there, without asking anybody.
 
     A download that broke off goes on where it stopped, if the server can do that and still has the
-    same file. Of two processes one downloads and the other waits. A wrong size or checksum leaves
-    nothing behind.
+    same file. Of two processes one downloads and the other waits. A wrong size or checksum, or an
+    answer that is no weights, leaves nothing behind.
 
     Raises InputError where the server has no such file, refuses it or has another one, MachineError
     where the network or the disk fails.
@@ -99,22 +143,25 @@ def download(address: Address) -> Path:
     from filelock import FileLock  # which brings asyncio
 
     place = address.place
-    if os.path.exists(place):
+    if address.is_here():
         return place
-    make_folder(place.parent)
+    try:
+        make_folder(place.parent)
+    except InputError as error:  # no argument of a command named this place
+        raise MachineError(str(error)) from error
     try:
         with FileLock(place.with_name("lock")):
-            if not place.exists():
-                _download(address, place.with_name(f"{place.name}.part"))
+            if not address.is_here():
+                _download(address, place.with_name(f"{place.name}.part"), report)
     except OSError as error:
         raise disk_error("write", place, error) from error
     return place
 
 
-def _download(address: Address, part: Path) -> None:
+def _download(address: Address, part: Path, report: Report | None) -> None:
     for again in range(TRIES):
         try:
-            _transfer(address, part)
+            _transfer(address, part, report)
             break
         except HTTPError as error:
             if error.code not in LATER or again == TRIES - 1:
@@ -130,7 +177,7 @@ def _download(address: Address, part: Path) -> None:
 
 
 def _sentence(why: Any) -> str:
-    return " ".join(str(getattr(why, "strerror", None) or why).split()).rstrip(".")
+    return printable(" ".join(str(getattr(why, "strerror", None) or why).split()).rstrip("."))
 
 
 def _refusal(address: Address, status: int) -> SteerError:
@@ -139,6 +186,8 @@ def _refusal(address: Address, status: int) -> SteerError:
         return InputError(f"{told}has no such file (HTTP {status}).")
     if 400 <= status < 500:
         return InputError(f"{told}refuses it (HTTP {status}).")
+    if 300 <= status < 400:
+        return MachineError(f"{told}redirects in a loop, or to no such URL (HTTP {status}).")
     return MachineError(f"{told}fails (HTTP {status}).")
 
 
@@ -147,7 +196,7 @@ def _mark_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.mark")
 
 
-def _transfer(address: Address, part: Path) -> None:
+def _transfer(address: Address, part: Path, report: Report | None) -> None:
     """What is lacking of the file."""
     have = part.stat().st_size if part.exists() and _mark_of(part).exists() else 0
     response = _ask(address, part, have)
@@ -160,7 +209,7 @@ def _transfer(address: Address, part: Path) -> None:
         most = address.size or total
         try:
             with open(part, "ab") as file:
-                _copy(response, file, total, most)
+                _copy(response, file, total, most, report)
         except OSError as error:
             if error.errno == errno.ENOSPC and most is None:
                 part.unlink()  # nobody knows how much more there would be
@@ -175,6 +224,8 @@ def _ask(address: Address, part: Path, have: int) -> http.client.HTTPResponse | 
     request = urllib.request.Request(address.url, headers=headers)  # noqa: S310 (http or https)
     try:
         return _opener().open(request, timeout=TIMEOUT)
+    except ValueError as error:  # of Python's parsers: the first URL is one
+        raise URLError("it redirects to what is no URL") from error
     except HTTPError as error:
         if error.code != 416:
             raise
@@ -208,7 +259,8 @@ def _total(address: Address, response: http.client.HTTPResponse, start: int) -> 
     if response.headers.get_content_type() == "text/html":
         raise InputError(f"expected a file at {address.url}, a web page answers.")
     length = response.headers.get("Content-Length", "")
-    is_told = length.isdecimal() and not response.chunked  # chunks say themselves when they end
+    # chunks say themselves when they end
+    is_told = LENGTH.fullmatch(length) and not response.chunked
     total = start + int(length) if is_told else None
     if address.size is not None and total not in (None, address.size):
         raise _other(address, f"{address.size} bytes", f"{total}")
@@ -216,11 +268,17 @@ def _total(address: Address, response: http.client.HTTPResponse, start: int) -> 
 
 
 def _copy(
-    response: http.client.HTTPResponse, file: BinaryIO, total: int | None, most: int | None
+    response: http.client.HTTPResponse,
+    file: BinaryIO,
+    total: int | None,
+    most: int | None,
+    report: Report | None,
 ) -> None:
     """The bytes that a server sends, whose `total` it perhaps told; none beyond `most`."""
     while data := response.read(CHUNK):
         file.write(data)
+        if report is not None:
+            report(file.tell(), total)
         if most is not None and file.tell() > most:
             break
     file.flush()
@@ -233,17 +291,22 @@ def _check(address: Address, part: Path) -> None:
     """Removes the file, and raises InputError, where it is not what the address says."""
     digest, size = hashlib.sha256(), part.stat().st_size
     with open(part, "rb") as file:
+        like = looks_like(file.read(1024))
+        file.seek(0)
         while data := file.read(CHUNK):
             digest.update(data)
-    found, told = digest.hexdigest(), None
+    found, error = digest.hexdigest(), None
     if address.size is not None and size != address.size:
-        told = (f"{address.size} bytes", "more" if size > address.size else f"{size}")
+        came = "more" if size > address.size else f"{size}"
+        error = _other(address, f"{address.size} bytes", came)
     elif not found.startswith(address.sha256):
-        told = (f"SHA-256 {address.sha256}", found)
-    if told:
+        error = _other(address, f"SHA-256 {address.sha256}", found)
+    elif like in WRONG:
+        error = InputError(f"expected a file at {address.url}, the answer is {like}.")
+    if error:
         part.unlink()
         _mark_of(part).unlink(missing_ok=True)
-        raise _other(address, *told)
+        raise error
 
 
 def _other(address: Address, expected: str, found: str) -> InputError:

@@ -15,6 +15,17 @@ from steer.hub import CONFIG_NAMES, choose_weights
 from steer.registry import first_few
 
 
+def check_place(folder: Path) -> None:
+    """InputError where there can be no folder: a pipe, a file's place, or no permission."""
+    if str(folder) == "-":
+        raise InputError("expected a folder, got -: a folder goes through no pipe.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"expected a folder, {folder} is a file.")
+    ground = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(ground, os.W_OK):
+        raise InputError(f"cannot write {folder}: no permission.")
+
+
 def check_target(folder: Path, names: Collection[str]) -> None:
     """InputError unless a folder is free, or holds nothing but an earlier version of the files
     called `names` (relative to it), weights or a configuration among them.
@@ -28,12 +39,8 @@ def check_target(folder: Path, names: Collection[str]) -> None:
         ...
     steer.errors.InputError: expected an empty folder ... holds notes.txt.
     """
+    check_place(folder)
     expected = f"expected an empty folder or an earlier version of the same, {folder}"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{expected} is a file.")
-    ground = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(ground, os.W_OK):
-        raise InputError(f"cannot write {folder}: no permission.")
     held = set()
     for name in _files_in(folder):
         if name not in names:
@@ -41,6 +48,21 @@ def check_target(folder: Path, names: Collection[str]) -> None:
         held.add(name)
     if held and not held & {*CONFIG_NAMES, choose_weights(names, str(folder))}:
         raise InputError(f"{expected} holds {first_few(sorted(held))}.")
+
+
+def check_same(folder: Path, sha256: str | None, earlier: str | None) -> None:
+    """InputError unless a folder is free, or what it holds was made `earlier` of the weights of
+    that SHA-256.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     check_same(Path(folder), "ab12", None)
+    """
+    if any(_files_in(folder)) and (sha256 is None or sha256 != earlier):
+        raise InputError(
+            f"expected an empty folder or an earlier version of the same, {folder} holds another "
+            "model or somebody's own files: name another folder, or remove it first."
+        )
 
 
 def _files_in(folder: Path) -> Iterator[str]:

@@ -12,8 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from steer.disk import disk_error, make_folder, write_atomically
-from steer.downloads import Address, download
+from steer.disk import disk_error, make_folder, printable, write_atomically
+from steer.downloads import Address, Report, download
 from steer.errors import InputError, MachineError, SteerError
 from steer.registry import first_few
 
@@ -33,22 +33,25 @@ class Source:
     """Where weights lie on this disk: file names to paths, and what the user called them.
 
     Directions that came with them are among the files, as "directions/NAME.safetensors". `sha256`
-    is the weights' checksum as far as the user stated it, perhaps its beginning.
+    is the weights' checksum as far as the user stated it, perhaps its beginning; `is_download` says
+    that they are a copy in our own cache, to be fetched anew at any time.
     """
 
     files: dict[str, Path]
     origin: str
     sha256: str = ""
+    is_download: bool = False
 
 
-def locate(model: str) -> Source:
+def locate(model: str, report: Report | None = None) -> Source:
     """The files of a local file or folder, of a Hub id, or of a URL; what is not on this disk is
     downloaded once, into the Hub's cache or our own (`cache_folder`).
 
     A Hub id is `user/repo`, `user/repo@revision`, `user/repo:file` or `user/repo@revision:file`.
     Of a repository without a named file, only configuration, weights, card and directions are
     fetched. A URL is `https://host/file.pkl`, and may end in `#sha256=HEX&size=BYTES`, where HEX
-    may be the beginning of the checksum.
+    may be the beginning of the checksum. While a URL is fetched, `report` is told the bytes that
+    are here and, where the server says, those of the whole file.
 
     What the cache holds is used without asking the network, so that a branch such as `main` stays
     as it was when it was fetched: to follow it, remove it from the cache ('hf cache rm') or name a
@@ -63,13 +66,13 @@ def locate(model: str) -> Source:
     steer.errors.InputError: no such file: no/such/folder/model.pt.
     """
     if URL.match(model):
-        return _by_url(Address.parse(model, SUFFIXES))
+        return _by_url(Address.parse(model, SUFFIXES), report)
     place = os.path.expanduser(model)
     if os.path.isdir(place):
         return Source(_files_of(Path(place)), model)
     if os.path.exists(place):
         return Source({Path(place).name: Path(place)}, model)
-    if model.startswith((".", "/", "~")) or (":" not in model and model.endswith(SUFFIXES)):
+    if model.startswith((".", "/", "~")) or (":" not in model and model.lower().endswith(SUFFIXES)):
         raise InputError(f"no such file: {model}.")
     return Source(_fetch(HubId.parse(model)), model)
 
@@ -81,7 +84,7 @@ def cached(origin: str) -> bool:
     (False, False, True)
     """
     if URL.match(origin):
-        return Address.parse(origin, SUFFIXES).place.exists()
+        return Address.parse(origin, SUFFIXES).is_here()
     return os.path.exists(os.path.expanduser(origin)) or _is_whole(HubId.parse(origin))
 
 
@@ -92,10 +95,11 @@ def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _by_url(address: Address) -> Source:
-    if not address.place.exists() and _offline():
+def _by_url(address: Address, report: Report | None) -> Source:
+    if not address.is_here() and _offline():
         raise MachineError(f"{address.url} is not in this machine's cache (offline).")
-    return Source({address.name: download(address)}, address.url, sha256=address.sha256)
+    files = {address.name: download(address, report)}
+    return Source(files, address.url, address.sha256, is_download=True)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class HubId:
                 "expected a file, a folder or a Hub id such as user/repo@revision:file, "
                 f"got {text!r}."
             )
-        if parts["file"] and not parts["file"].endswith(SUFFIXES):
+        if parts["file"] and not parts["file"].lower().endswith(SUFFIXES):
             raise InputError(f"expected a file that ends in {', '.join(SUFFIXES)}, got {text!r}.")
         return cls(text, parts["repo"], parts["revision"] or "main", parts["file"])
 
@@ -138,7 +142,8 @@ def _files_of(folder: Path) -> dict[str, Path]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise disk_error("read", folder, error) from error
-    files = {path.name: path for path in paths if path.suffix in SUFFIXES and path.is_file()}
+    ours = [path for path in paths if path.name.lower().endswith(SUFFIXES)]
+    files = {path.name: path for path in ours if path.exists() and not path.is_dir()}
     directions = sorted(folder.glob(DIRECTIONS))
     return files | {f"directions/{path.name}": path for path in directions if path.is_file()}
 
@@ -160,19 +165,24 @@ def choose_weights(names: Iterable[str], where: str) -> str:
         return found[0]
     if found:
         raise InputError(
-            f"expected one file of weights in {where}, found {first_few(found)}: name one."
+            f"expected one file of weights in {where}, found {_shown(found)}: name one."
         )
     raise InputError(
         f"expected weights ({', '.join(WEIGHTS_SUFFIXES)}, .pkl) in {where}, "
-        f"found {first_few(names) or 'nothing'}."
+        f"found {_shown(names) or 'nothing'}."
     )
+
+
+def _shown(names: list[str]) -> str:
+    """The first of somebody's file names."""
+    return printable(first_few(names))
 
 
 def _weights_among(names: Iterable[str]) -> list[str]:
     """Top-level weights; pickles only where there is nothing else."""
     top = sorted(name for name in names if "/" not in name)
-    readable = [name for name in top if name.endswith(WEIGHTS_SUFFIXES)]
-    return readable or [name for name in top if name.endswith(".pkl")]
+    readable = [name for name in top if name.lower().endswith(WEIGHTS_SUFFIXES)]
+    return readable or [name for name in top if name.lower().endswith(".pkl")]
 
 
 def _snapshot(model: HubId) -> Path:
@@ -287,7 +297,8 @@ def hub_status(error: Exception) -> int | None:
 
 def hub_reason(error: Exception) -> str:
     """The first sentence of what the Hub's library says, without its full stop."""
-    return re.split(r"\.?\n|\.\s|\.?$", str(error), maxsplit=1)[0] or type(error).__name__
+    first = re.split(r"\.?\n|\.\s|\.?$", str(error), maxsplit=1)[0]
+    return printable(first) or type(error).__name__
 
 
 def _refusal(model: HubId, error: Exception) -> SteerError:

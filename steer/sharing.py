@@ -8,12 +8,13 @@ from typing import Any
 
 from steer.checkpoints import read_checkpoint
 from steer.conversion import FILES
-from steer.disk import make_folder, read_whole, write_atomically
+from steer.disk import disk_error, make_folder, read_whole, write_atomically
 from steer.errors import InputError, MachineError, SteerError
 from steer.files import load as load_artefact
-from steer.folders import check_target, filled_beside
+from steer.folders import check_place, check_same, check_target, filled_beside
 from steer.generators import load
-from steer.hub import HubId, hub_failures, hub_reason, hub_status, locate
+from steer.hub import HubId, choose_weights, hub_failures, hub_reason, hub_status, locate
+from steer.tensors import HashedFile
 
 
 def push(
@@ -105,7 +106,7 @@ def pull(model: str, folder: str | Path) -> dict[str, Any]:
     folder, which then is a model as well. Returns what was copied.
 
     Raises InputError where `model` is no Hub id, its weights cannot be read or the folder holds
-    other files; MachineError where the Hub or the disk fails.
+    other files or weights; MachineError where the Hub or the disk fails.
 
     >>> pull("sprites", "my-sprites")
     Traceback (most recent call last):
@@ -115,9 +116,11 @@ def pull(model: str, folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if _repository_named(model) is None or Path(model).exists():
         raise InputError(f"expected a model on the Hub such as user/repo, got {model!r}.")
+    check_place(folder)
     source = locate(model)
     check_target(folder, source.files)
     sha256 = read_checkpoint(source).sha256
+    check_same(folder, sha256, _digest(folder / choose_weights(source.files, model)))
     with filled_beside(folder) as beside:
         for name, path in source.files.items():
             make_folder((beside / name).parent)
@@ -128,3 +131,14 @@ def pull(model: str, folder: str | Path) -> dict[str, Any]:
         "sha256": sha256,
         "files": sorted(source.files),
     }
+
+
+def _digest(path: Path) -> str | None:
+    """The SHA-256 of a file, where there is one."""
+    if not path.is_file():
+        return None
+    try:
+        with HashedFile(path) as file:
+            return file.digest()
+    except OSError as error:
+        raise disk_error("read", path, error) from error

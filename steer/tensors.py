@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from steer.disk import disk_error, looks_like
+from steer.disk import disk_error, looks_like, require_file
 from steer.errors import InputError
 from steer.unpickle import Place, shown
 
@@ -73,6 +73,7 @@ class HashedFile(FileIO):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        require_file(path)
         super().__init__(path, "rb")
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # bytes, from the beginning

@@ -49,11 +49,13 @@ TENSOR = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor"}
 PARAMETER = {"torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state"}
 FROM_BYTES = "torch.storage _load_from_bytes"
 ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
+# how protocols before 3 keep bytes: as text, which the machine does not leave in the file
+BYTES_AS_TEXT = "_codecs encode"
 SCALAR = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
 MAKERS = TENSOR | PARAMETER | ARRAY | SCALAR
 # things that stand beside weights and are never asked for
 BYSTANDERS = {
-    *("builtins set", "__builtin__ set", "argparse Namespace", "_codecs encode"),
+    *("builtins set", "__builtin__ set", "argparse Namespace", BYTES_AS_TEXT),
     *("torch Size", "torch device", "torch ComplexFloatStorage", "numpy ndarray", "numpy dtype"),
     *(str(dtype).replace(".", " ") for dtype in DTYPES.values()),
 }
@@ -116,6 +118,11 @@ class Pickled:
 
     def unlike(self, expected: str, value: Any) -> InputError:
         """The error for something of another type than expected."""
+        if isinstance(value, Call) and value.name == BYTES_AS_TEXT:
+            return InputError(
+                f"expected a pickle of protocol 3 or later, {self.where} is of an older one, which "
+                "keeps numbers as text."
+            )
         is_named = isinstance(value, Call | Global)
         found = shown(value.name.split()[-1]).strip("_") if is_named else _type_name(type(value))
         return InputError(f"expected {expected} in {self.where}, found type {found}.")

@@ -264,7 +264,9 @@ class _Arguments:
     def _spend(self, count: int) -> None:
         self._budget.text -= count
         if self._budget.text < 0:
-            raise self._machine.refusal("holds more text than any network's")
+            raise self._machine.refusal(
+                "holds more text than any network's, or keeps numbers as text (protocols before 3)"
+            )
 
 
 def _pushing(make: Callable[[_Machine], Any]) -> Callable[[_Machine, Any], None]:

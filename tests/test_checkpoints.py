@@ -192,7 +192,9 @@ def npy() -> bytes:
         (torch_bytes(torch.nn.Linear(1, 1)), "is a pickle that calls torch.nn.modules"),
         (torch_bytes([1, 2]), "expected a dict of tensors in .*, found type list"),
         (torch_bytes({"epoch": 3, "lr": 0.1}), "expected tensors or one of .*, found epoch, lr"),
+        (torch_bytes({"G_ema": {}, "x": 1}), "found G_ema without tensors, x"),
         (torch_bytes({}), "found nothing"),
+        (dumps({"G": grow(STATE)}, 2), "protocol 3 or later, .* keeps numbers as text"),
         (script_program(), "is a TorchScript program"),
     ],
 )
@@ -207,6 +209,30 @@ def test_what_is_no_checkpoint_is_called_what_it_is(
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not recwarn.list
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "pipe"), (None, "device")])
+def test_what_may_never_end_is_not_read(tmp_path, make, kind):
+    path = tmp_path / "zz.pt"
+    if make:
+        make(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=rf"expected a file, {path} is a {kind}\.$"):
+        read_checkpoint(locate(str(path)))
+
+
+def test_a_configuration_that_may_never_end_is_not_read(tmp_path):
+    folder_of(tmp_path, model_pt=torch_bytes(STATE))
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"expected a file, .*config\.json is a pipe\.$"):
+        read_checkpoint(locate(str(tmp_path)))
+
+
+def test_damaged_json_is_called_so(tmp_path):
+    folder_of(tmp_path, model_pt=torch_bytes(STATE), config_json=b'{"family": "vae",')
+    with pytest.raises(InputError, match=r"expected JSON, config\.json of .* is damaged JSON\.$"):
+        read_checkpoint(locate(str(tmp_path)))
 
 
 def test_a_zip_saved_as_safetensors_is_named(tmp_path):

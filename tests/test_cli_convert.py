@@ -32,4 +32,5 @@ def test_mistakes_are_one_sentence(steer: Steer, tmp_path: Path) -> None:
     refused(steer("convert", tmp_path / "gone.pt", "-o", tmp_path / "made"), "no such file")
     refused(steer("convert", tmp_path / "notes.txt", "-o", tmp_path / "made"), "notes.txt")
     refused(steer("convert", "sprites"), "-o")
+    refused(steer("convert", "sprites", "-o", "-"), "expected a folder, got -")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]

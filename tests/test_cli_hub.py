@@ -217,6 +217,13 @@ def test_pushing_without_a_network(hub, run, folder):
     assert "cannot push user/mine to the Hub: " in sentence(ended)
 
 
+def test_pulling_where_there_can_be_no_folder(hub, run, folder):
+    for place, told in (("-", "expected a folder, got -"), ("mine/preview.png", "is a file")):
+        ended = run("pull", "user/gone", "-o", place)
+        assert ended.returncode == 2 and told in sentence(ended)
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("model", "told"),
     [

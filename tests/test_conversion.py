@@ -211,11 +211,46 @@ def test_there_is_no_such_model(model, told, tmp_path):
 
 
 def test_an_earlier_conversion_is_replaced(tmp_path):
-    first, second = published.vae(tmp_path / "a"), published.dcgan(tmp_path / "b")
-    convert(str(first), tmp_path / "made")
-    convert(str(second), tmp_path / "made")
-    assert load(str(tmp_path / "made"), "cpu").family == "dcgan"
-    assert sorted(contents(tmp_path / "made")) == NAMES
+    original = published.dcgan(tmp_path / "a")
+    convert(str(original), tmp_path / "made")
+    before = contents(tmp_path / "made")
+    (tmp_path / "made" / "README.md").write_text("an older version's card")
+    for model in (original, tmp_path / "made"):
+        convert(str(model), tmp_path / "made")
+        assert before.keys() == contents(tmp_path / "made").keys()
+        assert load(str(tmp_path / "made"), "cpu").family == "dcgan"
+    convert(str(original), tmp_path / "made")
+    assert contents(tmp_path / "made") == before
+
+
+def trained(folder: Path, _: Path) -> None:
+    published.vae(folder)
+
+
+def another(folder: Path, original: Path) -> None:
+    convert(str(original), folder)
+
+
+def settings(folder: Path, _: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"mine": 1}')
+
+
+def damaged(folder: Path, _: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"mine": 1')
+
+
+@pytest.mark.parametrize("held", [trained, another, settings, damaged])
+def test_another_model_is_left_alone(tmp_path, held):
+    held(tmp_path / "made", published.dcgan(tmp_path / "a"))
+    before = contents(tmp_path / "made")
+    with pytest.raises(
+        InputError, match=r"made holds another model|config\.json of .*damaged JSON"
+    ):
+        convert(str(published.disvae(tmp_path / "b")), tmp_path / "made")
+    assert contents(tmp_path / "made") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "made"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "README.md", "directions/x.safetensors"])
@@ -259,9 +294,9 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(conversion, "save_checkpoint", full)
     with pytest.raises(MachineError):
-        convert(str(published.dcgan(tmp_path / "b")), tmp_path / "made")
+        convert(str(tmp_path / "a"), tmp_path / "made")
     assert contents(tmp_path / "made") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "made"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "made"]
 
 
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
@@ -275,9 +310,11 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stop_between_two_files_never_mixes_two_models(tmp_path, monkeypatch):
-    convert(str(published.vae(tmp_path / "a")), tmp_path / "made")
-    other = published.dcgan(tmp_path / "b")
+def test_a_stop_between_two_files_leaves_no_weights_beside_another_configuration(
+    tmp_path, monkeypatch
+):
+    original = published.dcgan(tmp_path / "a")
+    convert(str(original), tmp_path / "made")
     replace, calls = folders.os.replace, []
 
     def stops(start, end):
@@ -289,11 +326,11 @@ def test_a_stop_between_two_files_never_mixes_two_models(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folders.os, "replace", stops)
     with pytest.raises(MachineError, match=r"cannot write .*made: Input/output error"):
-        convert(str(other), tmp_path / "made")
+        convert(str(original), tmp_path / "made")
     with pytest.raises(InputError, match="expected weights"):
         load(str(tmp_path / "made"), "cpu")
     monkeypatch.undo()
-    convert(str(other), tmp_path / "made")
+    convert(str(original), tmp_path / "made")
     assert load(str(tmp_path / "made"), "cpu").family == "dcgan"
 
 
@@ -321,6 +358,25 @@ def test_no_weights_are_kept_while_files_are_copied(tmp_path, monkeypatch):
     assert pull("u/r", tmp_path / "made")["sha256"] == digest
     assert sorted(copied) == [(name, None) for name in NAMES]
     assert contents(tmp_path / "made") == contents(original)
+
+
+def test_another_model_is_not_pulled_over(tmp_path, monkeypatch):
+    def pulled(original: Path) -> None:
+        files = {path.name: path for path in original.iterdir()}
+        monkeypatch.setattr(sharing, "locate", lambda model: Source(files, model))
+        pull("u/r", tmp_path / "made")
+
+    made = tmp_path / "made"
+    convert(str(published.disvae(tmp_path / "a")), tmp_path / "other")
+    pulled(published.vae(tmp_path / "b"))
+    pulled(tmp_path / "b")
+    before = contents(made)
+    with pytest.raises(InputError, match="made holds another model"):
+        pulled(tmp_path / "other")
+    (made / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="made holds another model"):
+        pulled(tmp_path / "b")
+    assert contents(made).items() <= before.items()
 
 
 # --- what is not pushed ---

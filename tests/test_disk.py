@@ -13,9 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import text
 from on_disk import Stream
 
-from steer.disk import read_stdin, save_json, write_atomically, write_stdout
+from steer.disk import (
+    cache_folder,
+    printable,
+    read_stdin,
+    save_json,
+    write_atomically,
+    write_stdout,
+)
 from steer.errors import InputError, MachineError
 
 # --- write_atomically ---
@@ -51,7 +60,7 @@ def test_the_file_is_on_disk_before_its_name_and_the_name_before_the_return(tmp_
     [
         ("gone/a.bin", "the folder {0}/gone does not exist"),
         ("folder", "it is a folder"),
-        ("file/a.bin", "the folder {0}/file does not exist"),
+        ("file/a.bin", "{0}/file is a file, no folder"),
         ("x" * 300, "File name too long"),
     ],
 )
@@ -120,6 +129,24 @@ def test_a_full_device_is_the_machines_failure():
 
 
 # --- pipes ---
+
+
+def test_the_cache_is_under_a_home_that_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for said, place in (("~/x", "x"), ("", ".cache/steer"), (str(tmp_path / "y"), "y")):
+        monkeypatch.setenv("STEER_HOME", said)
+        assert cache_folder() == tmp_path / place
+
+
+@given(text())
+def test_no_control_character_is_left(said):
+    assert printable(said).isprintable()
+
+
+@pytest.mark.parametrize("said", ["fine", "für 3 €", "日本"])
+def test_text_that_is_fine_stays(said):
+    assert printable(said) == said
 
 
 @pytest.mark.parametrize("stream", [Stream(terminal=True), None])

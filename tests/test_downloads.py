@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import http.server
 import os
@@ -24,6 +25,14 @@ from steer.hub import cached, locate
 DATA = torch_bytes(STATE)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 OTHER = DATA[:-1] + b"x"
+
+
+REDIRECTS = {
+    "ftp": "ftp://x/a.pt",
+    "round": "/a/moved-round.pt",
+    "bad": "http://[::bad/x.pt",
+    "dots": "http://a..b/x.pt",
+}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -52,14 +61,19 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if status := re.search(r"/(\d\d\d)\.pt", self.path):
             self.send_error(int(status[1]))
             return
+        if "rude" in self.path:
+            self.wfile.write(b"HTTP/1.1 \x1b]0;title\x07 no\r\n\r\n")
+            self.close_connection = True
+            return
         if "moved" in self.path:
             self.send_response(302)
-            self.send_header("Location", "ftp://x/a.pt" if "ftp" in self.path else "/a/net.pt")
+            kind = self.path.partition("moved-")[2].partition(".")[0]
+            self.send_header("Location", REDIRECTS.get(kind, "/a/net.pt"))
             self.end_headers()
             return
         fresh = self.headers.get("If-Range") == server.tag
         start = int(wanted[6:-1]) if wanted and server.ranges and fresh else 0
-        if start >= len(server.data):
+        if wanted and start >= len(server.data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(server.data)}")
             self.end_headers()
@@ -121,6 +135,7 @@ def left(tmp_path) -> set[str]:
         (f"#sha256={DIGEST[:8]}", False),
         (f"#size={len(DATA)}", False),
         (f"#sha256={DIGEST}&size={len(DATA)}", True),
+        (f"#size={len(DATA)}&sha256={DIGEST.upper()}", True),
     ],
 )
 def test_a_url_is_fetched_once(server, tmp_path, monkeypatch, known, verified):
@@ -140,13 +155,96 @@ def test_a_url_is_fetched_once(server, tmp_path, monkeypatch, known, verified):
     assert locate(url) == online
 
 
-def test_damage_in_the_cache_is_noticed(server):
+ANEW = r"; its copy here is dropped, the next run fetches it anew\.$"
+
+
+def test_damage_in_the_cache_is_noticed_and_mended(server):
     source = locate(f"{server.url()}#sha256={DIGEST[:10]}")
     source.files["net.pt"].write_bytes(OTHER)
     with pytest.raises(
-        InputError, match=f"damaged or another file: expected SHA-256 {DIGEST[:10]}"
+        InputError, match=f"damaged or another file: expected SHA-256 {DIGEST[:10]}.*{ANEW}"
     ):
         read_checkpoint(source)
+    assert not cached(f"{server.url()}#sha256={DIGEST[:10]}")
+    assert_state(read_checkpoint(locate(f"{server.url()}#sha256={DIGEST[:10]}")).state)
+
+
+@pytest.mark.parametrize("wrong", [b"log in first", b'{"error": "log in first"}', DATA[:-9]])
+def test_a_server_that_is_repaired_is_asked_again(server, wrong):
+    server.data = wrong
+    with pytest.raises(InputError, match=ANEW):
+        read_checkpoint(locate(server.url()))
+    server.data = DATA
+    assert_state(read_checkpoint(locate(server.url())).state)
+
+
+def test_a_copy_that_cannot_be_removed_is_named(server, monkeypatch):
+    def refuses(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    server.data = b"log in first"
+    source = locate(server.url())
+    monkeypatch.setattr("pathlib.Path.unlink", refuses)
+    with pytest.raises(InputError, match=rf"remove its copy, {source.files['net.pt']}, for a"):
+        read_checkpoint(source)
+
+
+def test_a_pipe_in_the_cache_is_not_read(server):
+    place = locate(server.url()).files["net.pt"]
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(InputError, match=rf"expected a file, {place} is a pipe{ANEW}"):
+        read_checkpoint(locate(server.url()))
+    assert_state(read_checkpoint(locate(server.url())).state)
+
+
+def test_only_downloads_are_dropped(tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"net\.pt is text\.$"):
+        read_checkpoint(locate(str(tmp_path / "net.pt")))
+    assert (tmp_path / "net.pt").read_bytes() == b"mine"
+
+
+def test_a_copy_of_another_size_is_fetched_anew(server):
+    url = f"{server.url()}#size={len(DATA)}"
+    locate(url).files["net.pt"].write_bytes(DATA[:-1])
+    assert not cached(url)
+    assert locate(url).files["net.pt"].read_bytes() == DATA and cached(url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "like"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (gzip.compress(DATA), "a gzip archive"),
+    ],
+)
+def test_what_is_no_weights_is_not_kept(server, tmp_path, answer, like):
+    server.tag, server.chunked, server.data = "", bool(answer), answer
+    with pytest.raises(InputError, match=rf"expected a file at .*net\.pt, the answer is {like}\.$"):
+        locate(server.url())
+    assert left(tmp_path) == set()
+
+
+def test_a_fetch_reports_how_far_it_is(server):
+    told: list[tuple[int, int | None]] = []
+    locate(server.url(), lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(DATA), len(DATA))
+    locate(server.url(), lambda done, total: told.append((-1, None)))
+    assert told[-1] == (len(DATA), len(DATA)), "nothing is fetched the second time"
+
+
+@pytest.mark.parametrize(("home", "told"), [("file", "file is a file, no folder"), ("~/x", "")])
+def test_the_cache_has_a_place(server, tmp_path, monkeypatch, home, told):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STEER_HOME", str(tmp_path / home) if told else home)
+    if told:
+        with pytest.raises(MachineError, match=told):
+            locate(server.url())
+    else:
+        assert tmp_path / "x" in locate(server.url()).files["net.pt"].parents
 
 
 @pytest.mark.parametrize("tag", ['"one"', "Sat, 21 Nov 2026 12:00:00 GMT"])
@@ -232,6 +330,10 @@ def test_bytes_of_another_file_are_not_mixed(server, change):
         ("500.pt", "", MachineError, "/a/500.pt: the server fails (HTTP 500)."),
         ("page.pt", "", InputError, "/a/page.pt, a web page answers."),
         ("moved-ftp.pt", "", MachineError, "cannot fetch http"),
+        ("moved-round.pt", "", MachineError, "the server redirects in a loop"),
+        ("moved-bad.pt", "", MachineError, "moved-bad.pt: it redirects to what is no URL."),
+        ("moved-dots.pt", "", MachineError, "moved-dots.pt: it redirects to what is no URL."),
+        ("rude.pt", "", MachineError, r"rude.pt: HTTP/1.1 \x1b]0;title\x07 no."),
         ("net.pt", f"#sha256={'0' * 64}", InputError, f"SHA-256 {'0' * 64}, got {DIGEST}."),
         ("net.pt", "#sha256=00000000", InputError, f"SHA-256 00000000, got {DIGEST}."),
         ("net.pt", "#size=7", InputError, f"expected 7 bytes, got {len(DATA)}."),
@@ -242,7 +344,7 @@ def test_what_cannot_be_had_is_one_sentence_and_leaves_nothing(
 ):
     with pytest.raises(kind) as caught:
         locate(server.url(name) + known)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert said in str(caught.value) and str(caught.value).isprintable()
     assert left(tmp_path) == set()
 
 
@@ -313,7 +415,21 @@ def test_a_full_disk_is_one_sentence(server, tmp_path, monkeypatch, chunked):
         ("https://a.b/c.pt#sha256=0123", "expected #sha256=HEX&size=BYTES"),
         ("https://a.b/c.pt#sha256=XYZ01234", "expected #sha256=HEX&size=BYTES"),
         ("https://a.b/c.pt#size=-1", "expected #sha256=HEX&size=BYTES"),
-        ("https://a.b/c.pt#0123", "expected a URL"),
+        ("https://a.b/c.pt#0123", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#size=0", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#sha256=", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#sha256=&size=3", "expected #sha256=HEX&size=BYTES"),
+        ("https://a.b/c.pt#size=3&size=4", "expected #sha256=HEX&size=BYTES"),
+        (f"https://a.b/c.pt#size={'9' * 5000}", "expected #sha256=HEX&size=BYTES"),
+        ("http://a..b/c.pt", "expected a URL"),
+        ("http://..../c.pt", "expected a URL"),
+        (f"http://{'a' * 64}.b/c.pt", "expected a URL"),
+        ("http://127.0.0.1:abc/c.pt", "expected a URL"),
+        ("http://127.0.0.1:99999/c.pt", "expected a URL"),
+        ("http://me:word@a.b/c.pt", "expected a URL"),
+        ("http://a.b/d e/c.pt", "expected a URL"),
+        ("http://a.b/ü/c.pt", "expected a URL"),
+        ("http:///c.pt", "expected a URL"),
     ],
 )
 def test_a_malformed_url_is_refused(model, said):

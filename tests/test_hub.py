@@ -33,6 +33,17 @@ def test_a_folder_gives_its_own_model_files_only(tmp_path):
     assert found == Source({name: tmp_path / name for name in found.files}, str(tmp_path))
 
 
+def test_suffixes_may_be_in_capitals(tmp_path):
+    folder_of(tmp_path, A_PT=torch_bytes(STATE))
+    for place in (tmp_path, tmp_path / "A.PT"):
+        assert_state(read_checkpoint(locate(str(place))).state)
+    (tmp_path / "A.PT").unlink()
+    folder_of(tmp_path, B_SAFETENSORS=safetensors.torch.save(STATE))
+    assert_state(read_checkpoint(locate(str(tmp_path))).state)
+    with pytest.raises(InputError, match=r"no such file: user/A\.PT\."):
+        locate("user/A.PT")
+
+
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder_of(tmp_path, a_pt=b"")
@@ -104,6 +115,8 @@ def test_the_weights_are_chosen_among_the_files(names, chosen):
         (["b.pt", "a.pth"], "expected one file of weights in here, found a.pth, b.pt: name one"),
         (["config.json"], r"expected weights \(.safetensors, .*\) in here, found config.json"),
         ([], "in here, found nothing"),
+        (["a\x1b[2J.txt"], r"found a\\x1b\[2J\.txt"),
+        (["\x1b.pt", "b.pt"], r"found \\x1b\.pt, b\.pt"),
         (["G.pkl", "D.pkl"], "expected one file of weights in here, found D.pkl, G.pkl: name one"),
     ],
 )

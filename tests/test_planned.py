@@ -8,10 +8,13 @@ import sys
 
 import pytest
 import torch
+from styles import tiny
+from test_stylegan_layouts import to_rosinality
 from torch import Tensor, nn
 
+from steer.checkpoints import Checkpoint
 from steer.errors import InputError
-from steer.generators import biggan, biggan_deep, families
+from steer.generators import biggan, biggan_deep, built, families
 from steer.generators.base import PictureShape
 from steer.generators.dcgan import DCGAN
 from steer.generators.planned import fill, planned
@@ -113,6 +116,29 @@ def test_tensors_are_given_away_without_copies():
     assert state == {} and layer.weight.data_ptr() == weight.data_ptr()
     assert layer.bias.tolist() == [0.5, -1] and layer.bias.dtype == torch.float32
     assert layer.num_batches_tracked.dtype == torch.int64
+
+
+@pytest.mark.parametrize("family", checkpoints())
+@pytest.mark.parametrize("every", [False, True])
+def test_whole_numbers_are_no_weights(family, every):
+    """One tensor or all of them; what is counted is whole."""
+    config, state = checkpoints()[family]
+    victim = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    for name in state if every else [victim]:
+        state[name] = state[name].to(torch.int32)
+    checkpoint = Checkpoint("x.pt", config, state, "", False)
+    with pytest.raises(
+        InputError, match=r"^x\.pt does not fit: floating point was expected for \S+ \(int32\)"
+    ) as caught:
+        built(checkpoint)
+    assert "num_batches" not in str(caught.value) and str(caught.value).count(".pt") == 1
+
+
+def test_the_mean_of_w_beside_a_checkpoint_is_no_whole_number():
+    state, _ = to_rosinality(tiny("stylegan2"))
+    whole = {"latent_avg": torch.zeros(8, dtype=torch.int64)}
+    with pytest.raises(InputError, match=r"was expected for mapping.w_avg \(int64\)\.$"):
+        built(Checkpoint("x.pt", {}, state, "", False, whole))
 
 
 def test_what_does_not_fit_stays():

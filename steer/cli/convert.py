@@ -13,7 +13,9 @@ from steer.cli.options import Json
 NAME = "convert"
 ToFolder = Annotated[
     Path,
-    typer.Option("-o", "--out", help="Folder, new, empty or holding an earlier version of this."),
+    typer.Option(
+        "-o", "--out", help="Folder, new, empty or holding an earlier version of the same."
+    ),
 ]
 
 

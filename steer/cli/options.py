@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
@@ -121,7 +121,8 @@ def open_generator(
     if model is None:
         model = str(made_with.get("model", "sprites"))
         _refuse_to_fetch(model)
-    generator = load(model, device, say=note)
+    with _fetching(model) as report:
+        generator = load(model, device, say=note, report=report)
     own_name = artefact.made.get("direction", {}).get("name") if artefact else None
     kind = f"the direction {own_name}" if own_name else artefact.kind if artefact else ""
     if artefact is not None:
@@ -235,11 +236,13 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
+    from steer.disk import printable
+
     table = Table(title=title, title_justify="left", show_header=bool(headings))
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     with _standard_output():
         width = None if is_terminal(sys.stdout) else WIDTH
         Console(markup=False, highlight=False, width=width).print(table)
@@ -261,8 +264,10 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def note(sentence: str) -> None:
-    """A remark on standard error."""
-    print(f"steer: {sentence}", file=sys.stderr)
+    """A remark on standard error, without what a stranger's text could do to a terminal."""
+    from steer.disk import printable
+
+    print(f"steer: {printable(sentence)}", file=sys.stderr)
 
 
 def note_unread_pipe() -> None:
@@ -354,6 +359,21 @@ def progress(
     except Interrupted as stop:
         stop.partial = partial
         raise
+
+
+@contextmanager
+def _fetching(model: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of megabytes that appears with the first bytes of a download, in a terminal."""
+    with ExitStack() as stack:
+        bar: list[Report] = []
+
+        def report(done: int, total: int | None) -> None:
+            if not bar:
+                size = (total or 0) / 1e6
+                bar.append(stack.enter_context(progress(f"fetching {model}", size, quiet=False)))
+            bar[0](done / 1e6, "MB")
+
+        yield report
 
 
 @contextmanager

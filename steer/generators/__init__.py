@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from steer.checkpoints import Checkpoint, read_checkpoint
+from steer.downloads import Report
 from steer.errors import InputError
 from steer.generators.base import Condition, Generator, LatentSpace, PictureShape
 from steer.generators.biggan import BigGAN
@@ -68,6 +69,7 @@ def load(
     noise: str | None = None,
     space: str = "z",
     say: Callable[[str], None] = lambda sentence: None,
+    report: Report | None = None,
 ) -> Generator:
     """The generator called `model`, ready to use: evaluation mode, no weight gradients.
 
@@ -75,7 +77,8 @@ def load(
     URL (`https://host/file.pkl#sha256=...`), a file or a folder. `classes`, by name or number, are
     those that codes are drawn from; `truncation` and `noise` are those of the pictures; `space` is
     that of the codes: `z`, or for a StyleGAN `w` and `w+`. `say` is told the licence of a
-    registered model whose weights are not on this machine yet.
+    registered model whose weights are not on this machine yet, `report` the bytes fetched from a
+    URL and how many there are.
 
     Raises InputError where there is none, its weights do not fit, or it has no such setting;
     MachineError where the Hub cannot be reached.
@@ -84,7 +87,7 @@ def load(
     PictureShape(channels=3, height=64, width=64)
     """
     model, on = os.fspath(model), pick_device(device)
-    generator = _made(model, say)
+    generator = _made(model, say, report)
     place = model.partition("#")[0].rstrip("/")
     generator.name = model if model in generators else Path(place).name
     generator.model = model
@@ -118,14 +121,14 @@ def with_settings(
     return generator
 
 
-def _made(model: str, say: Callable[[str], None]) -> Generator:
+def _made(model: str, say: Callable[[str], None], report: Report | None) -> Generator:
     """A generator by its name, or from a checkpoint."""
     entry = generators.get(model) if model in generators else None
     if isinstance(entry, Known):
         if not cached(entry.source):
             say(f"{model}: {entry.licence}")
-        return from_checkpoint(entry.source)
-    return entry() if entry else from_checkpoint(model)
+        return from_checkpoint(entry.source, report)
+    return entry() if entry else from_checkpoint(model, report)
 
 
 def _indices(
@@ -142,10 +145,10 @@ def _indices(
     return tuple(base.condition.index(str(each)) for each in classes)
 
 
-def from_checkpoint(model: str) -> Generator:
+def from_checkpoint(model: str, report: Report | None = None) -> Generator:
     """The generator of a Hub id, file or folder, by the first family that recognises it."""
     try:
-        source = locate(model)
+        source = locate(model, report)
     except InputError as error:
         if "/" in model or "." in model:
             raise
