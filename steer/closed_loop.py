@@ -62,7 +62,9 @@ class Plant:
         return torch.cat(list(drawn(self.generator, z, self._measured, self.batch)))
 
     def _measured(self, pictures: Tensor) -> Tensor:
-        return self.measure(quantise(pictures).cpu())
+        # a finder with weights works where the pictures are; no other device than CUDA has float64
+        seen = quantise(pictures)
+        return self.measure(seen if seen.is_cuda else seen.cpu()).cpu()
 
     def tolerances(self, given: float | Mapping[str, float] | None = None) -> Tensor:
         """What counts as exact [k]: `given` for all, or by name; else each property's own.

@@ -12,7 +12,7 @@ from steer.directions import LEAST_STARTS, Direction, Pairs, check_fit, fit
 from steer.errors import InputError
 from steer.files import how_made, load
 from steer.generators.base import Generator
-from steer.measures import finders
+from steer.measures import finder_factory
 from steer.trajectories import Follow, Trajectories, follow
 from steer.transforms import transforms
 
@@ -42,7 +42,7 @@ def fit_direction(
     """
     check_fit(**options)
     if find is not None:
-        finders.get(find)
+        finder_factory(find)
     how = transform if isinstance(transform, Follow) else _seeded(transform, seed)
     if trajectories is None:
         _require_enough(starts, how.transform)

@@ -17,6 +17,7 @@ from torch import Tensor
 from steer.errors import InputError
 from steer.images import luminance
 from steer.registry import Registry
+from steer.saliency import Salient
 from steer.transforms import chroma, transforms
 
 # (l1 - l2) / (l1 + l2) of the second moments, under which a shape is too round to have an axis.
@@ -97,9 +98,31 @@ class Background:
 
 
 # Factories, so that a finder with weights loads them when it is chosen, not when it is listed.
-finders: Registry[Callable[[], Finder]] = Registry("measure", "steer.measures")
+finders: Registry[Callable[..., Finder]] = Registry("measure", "steer.measures")
 finders.register("intensity", Intensity)
 finders.register("background", Background)
+finders.register("saliency", Salient)
+
+
+def finder_factory(text: str) -> tuple[Callable[..., Finder], tuple[str, ...]]:
+    """The factory that `NAME` or `NAME:WEIGHTS` names, and its argument; nothing is loaded.
+
+    Raises InputError for a name that is not known, or weights for a finder that has none.
+
+    >>> finder_factory("intensity")
+    (<class 'steer.measures.Intensity'>, ())
+    """
+    name, colon, weights = text.partition(":")
+    factory = finders.get(name)
+    if colon and not (weights and getattr(factory, "has_weights", False)):
+        raise InputError(f"expected a measure's name, or saliency:FILE, got {text!r}.")
+    return factory, (weights,) if weights else ()
+
+
+def finder(text: str) -> Finder:
+    """The finder that `NAME` or `NAME:WEIGHTS` names, ready to use."""
+    factory, argument = finder_factory(text)
+    return factory(*argument)
 
 
 @dataclass(frozen=True)
@@ -156,7 +179,7 @@ class Measure:
             raise InputError(f"expected properties to measure, of {', '.join(properties.names())}.")
         self.names = list(names)
         self.properties = [_property(name) for name in self.names]
-        self.find = finders.get(find)() if isinstance(find, str) else find
+        self.find = finder(find) if isinstance(find, str) else find
 
     def __call__(self, pictures: Tensor) -> Tensor:
         needs = {item.needs for item in self.properties}

@@ -18,10 +18,8 @@ FLOORS = {
     **dict.fromkeys(["errors", "registry", "disk", "files", "hub", "checkpoints"], 1),
     **dict.fromkeys(["unpickle", "tensors", "torch_files", "pickles", "downloads"], 1),
     **dict.fromkeys(["images", "sheets", "datasets"], 1),
-    **dict.fromkeys(
-        ["generators", "transforms", "losses", "measures", "optimise", "batches", "distributions"],
-        2,
-    ),
+    **dict.fromkeys(["generators", "transforms", "losses", "saliency", "measures"], 2),
+    **dict.fromkeys(["optimise", "batches", "distributions"], 2),
     **dict.fromkeys(
         ["inversion", "trajectories", "directions", "calibration", "closed_loop", "knobs"], 3
     ),

@@ -85,8 +85,9 @@ Measure = Annotated[
     str | None,
     typer.Option(
         "--measure",
-        help="How the object is found: intensity, background, or a plugin's. By default what the "
-        "direction was calibrated with, or what suits the generator.",
+        help="How the object is found: intensity, background, saliency (natural pictures; "
+        "saliency:FILE takes other weights), or a plugin's. By default what the direction was "
+        "calibrated with, or what suits the generator.",
     ),
 ]
 Directions = Annotated[
