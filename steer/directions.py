@@ -251,6 +251,26 @@ def fit(
     return Direction(name, unit, basis @ final.u, final.slopes, span, quality, std=std)
 
 
+def fit_g(
+    pairs: Pairs,
+    u: Array,
+    std: float,
+    *,
+    smoothness: float = 1.0,
+    held_out: float = 0.25,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """g for a given u [d]: `slopes`, `span` and `quality` of a `Direction`, as `fit` gives them."""
+    pairs = replace(pairs, z_0=pairs.z_0 / std, z=pairs.z / std)
+    starts = np.random.default_rng(seed).permutation(np.unique(pairs.start))
+    test = np.isin(pairs.start, starts[: max(1, round(held_out * len(starts)))])
+    first, final = (_Model(each, smoothness, u) for each in (pairs[~test], pairs))
+    quality = {**first.score(pairs[test], "held_out"), **final.score(pairs, "fit")}
+    quality |= {"pairs": float(len(pairs)), "starts": float(len(starts))}
+    low, high = np.quantile(pairs.z @ u, [0.01, 0.99])
+    return {"slopes": final.slopes, "span": (float(low), float(high)), "quality": quality}
+
+
 def _spanned(pairs: Pairs) -> tuple[Pairs, Array]:
     """The pairs in an orthonormal basis [d, r] of all that their codes span, where that is less
     than the whole space: no fit leaves it."""
@@ -302,8 +322,15 @@ class _Model:
     displacements, chooses how strongly.
     """
 
-    def __init__(self, pairs: Pairs, smoothness: float):
+    def __init__(self, pairs: Pairs, smoothness: float, u: Array | None = None):
         self.pairs, self.smoothness = pairs, smoothness
+        if u is not None:  # g alone
+            change = (pairs.z - pairs.z_0) @ u
+            length = float(change @ change) or 1.0
+            self.scale = abs(float(change @ pairs.shift)) / length or 1.0
+            self.u = u
+            self.slopes, _ = self._best_slopes(u)
+            return
         difference = pairs.z - pairs.z_0
         gram, right = difference.T @ difference, difference.T @ pairs.shift
         self.scale = float(np.linalg.norm(_ridge(gram, right, PULLS[0]))) or 1.0

@@ -29,6 +29,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def test_the_commands_are_those_of_the_issue() -> None:
     assert NAMES == [
+        "compare",
         "convert",
         "evaluate",
         "fit-direction",
@@ -321,6 +322,7 @@ def test_json_is_one_object_and_nothing_else(
     small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
     picture = photo(tmp_path / "a.png")
     arguments = {
+        "compare": ("-t", "brightness", "--methods", "pca", "--model", tiny, "--samples", 8, "-n", 8),
         "convert": (tiny, "-o", tmp_path / "converted"),
         "evaluate": ("-d", knob, "--model", "blob", "-n", 8, "--values", "0"),
         "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", out),

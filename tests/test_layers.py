@@ -24,7 +24,7 @@ FLOORS = {
         ["inversion", "trajectories", "directions", "calibration", "closed_loop", "knobs"], 3
     ),
     **dict.fromkeys(
-        ["evaluation", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3
+        ["evaluation", "rivals", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3
     ),
     **dict.fromkeys(["folders"], 1),
     **dict.fromkeys(["conversion", "sharing"], 3),

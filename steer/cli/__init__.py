@@ -11,6 +11,7 @@ import typer
 
 from steer import __version__
 from steer.cli import (
+    compare,
     convert,
     evaluate,
     fit_direction,
@@ -45,6 +46,7 @@ for module in (
     fit_direction,
     render,
     evaluate,
+    compare,
     show,
     train_vae,
     convert,

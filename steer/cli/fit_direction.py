@@ -35,10 +35,16 @@ from steer.cli.trajectories import (
 from steer.errors import InputError
 
 if TYPE_CHECKING:
+    from steer.directions import Direction
     from steer.files import Artefact
     from steer.trajectories import Trajectories
 
 NAME = "fit-direction"
+#: Options of trajectories and their fit that other methods have no use for.
+UNUSED = (
+    *("trajectories", "starts", "points", "steps", "constraint", "parts"),
+    *("worst", "threshold", "smoothness"),
+)
 #: Under this held-out R^2 a direction is remarked on.
 TELLS_LITTLE = 0.1
 #: Options that say how a transform is followed.
@@ -65,6 +71,13 @@ def command(
             "--transform", "-t", help="Transform to follow without trajectories: translate-x ..."
         ),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="trajectory, or for comparison walk, pca, closed-form or group-means, which a "
+            "measure of the property tells what to look for."
+        ),
+    ] = "trajectory",
     model: OptionalModel = None,
     starts: Starts = 64,
     extent: Extent = None,
@@ -94,7 +107,8 @@ def command(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit t = g(<u, z>) to trajectories, following the transform first where none are given.
+    """Fit t = g(<u, z>) to trajectories, following the transform first where none are given, or
+    find u by another method.
 
     The direction is then calibrated: the measured property at each coordinate is kept with it.
 
@@ -102,10 +116,13 @@ def command(
     """
     target = options.save_or_pipe(out, f"{transform or 'direction'}.safetensors")
     options.refuse_json_on_stdout(json_, target)
-    from steer.files import load, save
+    from steer.files import load
     from steer.fitting import fit_direction
     from steer.trajectories import Follow
 
+    if method != "trajectory":
+        unused = UNUSED if method == "walk" else (*UNUSED, "extent", "loss", "sigma")
+        refuse_given(context, unused, f"with --method {method}, which follows no code")
     given = [load(path, "trajectories") for path in trajectories or []]
     how: str | Follow
     if given:
@@ -121,6 +138,15 @@ def command(
         model, device, given[0] if given else None,
         classes=_classes(given) or class_, truncation=truncation, noise=noise, space=space,
     )  # fmt: skip
+    if method != "trajectory":
+        from steer.rivals import fit_by
+
+        assert isinstance(how, Follow)
+        direction = fit_by(
+            generator, method, how, find=measure, samples=samples, seed=seed, batch=batch
+        )
+        _keep(direction, target, json_)
+        return
     bar_is_off = quiet or bool(given)
     with options.progress(f"following {followed}", starts * points, bar_is_off) as bar:
         direction = fit_direction(
@@ -129,13 +155,17 @@ def command(
             source=given[0].made["options"] if given else None,
             worst=worst, threshold=threshold, smoothness=smoothness,
         )  # fmt: skip
+    _keep(direction, target, json_)
+
+
+def _keep(direction: Direction, target: str, json_: bool) -> None:
+    from steer.files import save
+
     artefact = direction.artefact()
     save(artefact, target)
     told = direction.quality["held_out_r2"]
     if told < TELLS_LITTLE:
-        options.note(
-            f"this direction tells little of {followed}: R^2 on held-out starts {told:.2f}"
-        )
+        options.note(f"this tells little of {direction.name}: R^2 held out is {told:.2f}.")
     if json_:
         options.print_json({"output": target, **direction.facts, **artefact.made})
 
