@@ -322,7 +322,18 @@ def test_json_is_one_object_and_nothing_else(
     small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
     picture = photo(tmp_path / "a.png")
     arguments = {
-        "compare": ("-t", "brightness", "--methods", "pca", "--model", tiny, "--samples", 8, "-n", 8),
+        "compare": (
+            "-t",
+            "brightness",
+            "--methods",
+            "pca",
+            "--model",
+            tiny,
+            "--samples",
+            8,
+            "-n",
+            8,
+        ),
         "convert": (tiny, "-o", tmp_path / "converted"),
         "evaluate": ("-d", knob, "--model", "blob", "-n", 8, "--values", "0"),
         "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", out),
