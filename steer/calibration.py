@@ -83,7 +83,8 @@ def calibrate(
     response = response_of(properties.get(direction.name), values[seen], alphas)
     at_0 = response[alphas == 0, 0]
     constant = float(at_0[0]) if len(at_0) else None
-    return replace(direction, find=find, constant=constant, alphas=alphas, response=response)
+    used = plant.measure.find.name  # with the checksum of its weights, where it has any
+    return replace(direction, find=used, constant=constant, alphas=alphas, response=response)
 
 
 def measured_at(plant: Plant, z: Tensor, direction: Direction, alphas: Sequence | Array) -> Array:

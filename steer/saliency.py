@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steer.checkpoints import match_state, read_checkpoint
+from steer.files import check_finite
 from steer.hub import locate
 
 #: The published weights of the small network, 4.7 MB, at a fixed revision.
@@ -124,26 +125,34 @@ class U2Net(nn.Module):
         )
 
 
-@lru_cache(maxsize=2)
 def u2net(model: str = PUBLISHED) -> U2Net:
     """The network with weights under their published names, from the Hub or a file, small or full.
 
     Raises InputError where they do not fit, MachineError where the Hub cannot be reached.
     """
-    checkpoint = read_checkpoint(locate(model))
+    return _checked(model)[0]
+
+
+@lru_cache(maxsize=2)
+def _checked(model: str, sha256: str | None = None) -> tuple[U2Net, str]:
+    """The network, and the SHA-256 of its weights; InputError where another one is wanted."""
+    checkpoint = read_checkpoint(locate(model), sha256)
     state = {
         name: tensor
         for name, tensor in checkpoint.state.items()
         if not name.endswith("num_batches_tracked")
     }
-    middle = state.get("stage1.rebnconv1.conv_s1.weight", torch.empty(16)).shape[0]
+    middle = state.get("stage1.rebnconv1.conv_s1.bias", torch.empty(0)).numel()
     shapes = FULL if middle == FULL[0][1] else SMALL
     match_state(published(shapes), state, checkpoint.origin)
     with torch.device("meta"):
         network = U2Net(shapes)
-    network.load_state_dict(_folded(names(shapes), state), assign=True)
+    folded = _folded(names(shapes), state)
+    check_finite(folded, f"{checkpoint.origin}, its batch norms folded,")
+    network.load_state_dict(folded, assign=True)
     # channels_last: 1.3 times as fast on a CPU
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network, checkpoint.sha256
 
 
 def names(shapes: tuple[Shape, ...]) -> dict[str, str]:
@@ -202,16 +211,18 @@ def _folded(table: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, 
 class Salient:
     """The object is what a person would look at: the soft mask of U2-Net, as it comes out.
 
-    `model` is a Hub id or a file of weights. Pictures [B, C, H, W] of any size give masks
-    [B, 1, 320, 320]; where they are not square, masks of their own size.
+    `model` is a Hub id or a file of weights, and may end in #sha256=HEX, as `name` does, by which
+    a direction calibrated with other weights is noticed. Pictures [B, C, H, W] of any size give
+    masks [B, 1, 320, 320]; where they are not square, masks of their own size.
     """
 
     gate = 0.02
     has_weights = True
 
     def __init__(self, model: str = ""):
-        self.network = u2net(model or PUBLISHED)
-        self.name = f"saliency:{model}" if model else "saliency"
+        place, _, wanted = model.partition("#sha256=")
+        self.network, found = _checked(place or PUBLISHED, wanted or None)
+        self.name = f"saliency:{place}#sha256={found}" if place else "saliency"
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:

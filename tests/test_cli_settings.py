@@ -131,7 +131,7 @@ def test_a_generator_without_classes_has_no_condition_to_free(
 ) -> None:
     picture = photo(tmp_path / "p.png")
     ended = steer("invert", picture, "--model", tiny, "--condition", "free", "-o", "-")
-    refused(ended, "expected no --condition for tiny, which has no classes")
+    refused(ended, "expected no --condition for tiny, whose codes of z carry no class")
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])

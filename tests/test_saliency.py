@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -109,7 +111,11 @@ def test_black_pictures_give_numbers(weights):
 
 def test_a_measure_names_its_weights(weights):
     measure = Measure(["translate-x"], f"saliency:{weights}")
-    assert measure.find.name == f"saliency:{weights}" and measure.find.gate == 0.02
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert measure.find.name == f"saliency:{weights}#sha256={digest}" and measure.find.gate == 0.02
+    assert finder(measure.find.name).name == measure.find.name
+    with pytest.raises(InputError, match="expected SHA-256 " + "0" * 64):
+        finder(f"saliency:{weights}#sha256={'0' * 64}")
     assert measure(torch.rand(2, 3, 32, 32)).shape == (2, 1)
     assert finder_factory("saliency") == (Salient, ())
     assert finder("background") == Background()
@@ -127,6 +133,21 @@ def test_a_measure_names_its_weights(weights):
 def test_measures_that_are_not_there(text, said):
     with pytest.raises(InputError, match=said):
         finder(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("stage1.rebnconv1.conv_s1.weight", torch.tensor(1.0), "does not fit"),
+        ("stage1.rebnconv1.conv_s1.bias", torch.tensor(1.0), "does not fit"),
+        ("stage2.rebnconv1.bn_s1.running_var", torch.full((16,), -1.0), "expected finite numbers"),
+    ],
+)
+def test_weights_that_are_spoilt(weights, tmp_path, name, value, said):
+    path = tmp_path / "spoilt.safetensors"
+    safetensors.torch.save_file({**safetensors.torch.load_file(weights), name: value}, path)
+    with pytest.raises(InputError, match=said):
+        u2net(str(path))
 
 
 def test_weights_of_something_else(tmp_path):

@@ -109,7 +109,8 @@ def command(
         model, device, classes=class_, truncation=truncation, noise=noise, space=space
     )
     if generator.condition is None:
-        refuse_given(context, ("condition",), f"for {generator.name}, which has no classes")
+        beside = f"for {generator.name}, whose codes of {generator.space} carry no class"
+        refuse_given(context, ("condition",), beside)
     partial = None if target == "-" else partial_path(Path(target))
     with options.progress("inverting", len(paths), quiet, partial) as bar:
         done = invert_photos(

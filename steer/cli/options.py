@@ -130,7 +130,7 @@ def open_generator(
         require_same_weights(made_with, generator, kind)
     generator = with_settings(
         generator,
-        classes=None if classes == ["all"] else classes or made_with.get("classes"),
+        classes=None if "all" in (classes or ()) else classes or made_with.get("classes"),
         truncation=made_with.get("truncation") if truncation is None else truncation,
         noise=made_with.get("noise") if noise is None else noise,
         space=made_with.get("space", "z") if space is None else space,
@@ -293,6 +293,8 @@ def save_or_pipe(out: str | None, default: str) -> str:
     Checked before the work that fills it, as `check_place` does: it ends as `default` does, so that
     no picture is replaced by latents.
     """
+    if out is not None and not out.strip():
+        raise InputError("expected a name after -o, got an empty one.")
     if out is None and is_terminal(sys.stdout):
         note(f"writing {default}")
         out = default
