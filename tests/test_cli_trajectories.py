@@ -122,7 +122,7 @@ def test_an_interrupt_names_the_partial_result(
         (["--extent", "0.5", "--loss", "dssim"], ["leaves pixels for dssim", "got 0.5 width"]),
         (["-o", "no/t.safetensors"], ["the folder no does not exist"]),
         (["-o", "/dev/null/run"], ["/dev/null/run"]),
-        (["-o", ""], ["cannot write"]),
+        (["-o", ""], ["expected a name after -o"]),
     ],
 )
 def test_mistakes(
