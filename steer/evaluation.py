@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,8 +62,8 @@ class Accuracy:
         return {
             "loop": self.loop,
             "value": self.value,
-            "rms": _rms(self.error),
-            "rms_reached": _rms(self.error[self.status == Status.REACHED]),
+            "rms": _plain(root_mean_square(self.error)),
+            "rms_reached": _plain(root_mean_square(self.error[self.status == Status.REACHED])),
             **{status.name.lower(): self.share(status) for status in Status},
             "evaluations": float(self.evaluations.mean()),
             "distance": float(self.distance.mean()),
@@ -325,8 +326,8 @@ def _measure(
     loops = ("open", "closed") if exact else ("open",)
     for i, (value, loop) in enumerate((v, loop) for v in values for loop in loops):
         found.accuracy.append(_control(plant, z, direction, value, loop))
-        rms = _rms(found.accuracy[-1].error)
-        report((i + 1) / (1 + len(values) * len(loops)), np.nan if rms is None else rms)
+        rms = root_mean_square(found.accuracy[-1].error)
+        report((i + 1) / (1 + len(values) * len(loops)), rms)
     return found
 
 
@@ -393,9 +394,10 @@ def _quantiles(values: Array) -> dict[str, float | None]:
     return {f"q{100 * q:02.0f}": _plain(x) for q, x in zip(QUANTILES, numbers, strict=True)}
 
 
-def _rms(error: Array) -> float | None:
+def root_mean_square(error: Array) -> float:
+    """Of the values that are not NaN; NaN where there is none."""
     error = error[~np.isnan(error)]
-    return float(np.sqrt(np.mean(error**2))) if len(error) else None
+    return float(np.sqrt(np.mean(error**2))) if len(error) else math.nan
 
 
 def _plain(value: float) -> float | None:

@@ -7,22 +7,28 @@ None of them follows transforms code by code: `walk` learns one straight step fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steer.batches import affordable
 from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at
 from steer.closed_loop import Plant, place
 from steer.directions import Direction, Pairs, fit_g
 from steer.errors import InputError
+from steer.evaluation import evaluate, root_mean_square
 from steer.files import how_made
+from steer.fitting import fit_direction
 from steer.generators.base import Generator
 from steer.generators.spaces import Mapped
 from steer.generators.style import EqualLinear
+from steer.knobs import Status
 from steer.measures import properties
 from steer.optimise import Adam
 from steer.registry import Registry
@@ -42,6 +48,7 @@ class Task:
     codes: Tensor
     measured: Array
     how: Follow
+    seed: int = 0
     steps: int = 300
     batch: int = 16
 
@@ -87,19 +94,20 @@ def group_means(task: Task) -> Array:
 
 @methods.register("walk")
 def walk(task: Task) -> Array:
-    """w such that G(z + t w) shows the transform T_t of G(z), for all z and t at once (Jahanian et
-    al. 2020, equation 2), by Adam."""
+    """w such that G(z + t w) shows the transform T_t of G(z), for all z and t at once, t in shares
+    of the transform's range (Jahanian et al. 2020, equation 2), by Adam."""
     generator, how = task.generator, task.how
     dim = generator.latent.dim
     loss, warp = how.search.loss_for(generator), how.warp
     w = torch.zeros(1, dim, device=generator.device)
     solver = Adam(0.05, 0.005)
     state = solver.init(w)
-    random = torch.Generator().manual_seed(how.search.seed)
+    batch = affordable(generator, task.batch)
+    random = torch.Generator().manual_seed(task.seed)
     for step in range(task.steps):
-        items = torch.randint(len(task.codes), (task.batch,), generator=random)
+        items = torch.randint(len(task.codes), (batch,), generator=random)
         codes = task.codes[items].to(generator.device)
-        t = (2 * torch.rand(task.batch, 1, generator=random) - 1).to(codes) * how.reach
+        t = (2 * torch.rand(batch, 1, generator=random) - 1).to(codes) * how.reach
         with torch.no_grad():
             target, defined = warp(generator(codes), t[:, 0])
         w = w.detach().requires_grad_()
@@ -154,7 +162,6 @@ def fit_by(
     samples: int = 256,
     seed: int = 0,
     batch: int = 64,
-    steps: int = 300,
 ) -> Direction:
     """The direction of a measurable property by a method of `methods`, calibrated by a measure.
 
@@ -181,7 +188,7 @@ def fit_by(
             f"expected {name} in 8 or more of {samples} pictures by {find}, found it in "
             f"{int(np.isfinite(measured).sum())}."
         )
-    task = Task(generator, codes, measured, how, steps)
+    task = Task(generator, codes, measured, how, seed)
     candidates = candidates_of(task)
     if not np.isfinite(candidates).all() or not candidates.any():
         raise InputError(f"expected a direction of {name} by {method}, what it found is none.")
@@ -224,3 +231,93 @@ def _placed(plant: Plant, codes: Tensor, direction: Direction) -> Pairs:
     used = np.isfinite(change) & (ALPHAS != 0)[:, None]
     items = np.broadcast_to(np.arange(len(codes)), change.shape)[used]
     return Pairs(middle[items], moved[used], change[used], np.zeros(len(items)), items)
+
+
+# --- all of them on the same codes ---
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method's direction and how it does.
+
+    `r2` is that of g on held-out codes, `open` and `closed` the root mean square of the measured
+    value less the one asked for (closed: where it was reached, a share `reached` of the items),
+    `std` that of the measured value at one coordinate, `leakage` the mean move of the other
+    properties for a move by one standard deviation, in theirs; `evaluations` are pictures made to
+    find it.
+    """
+
+    direction: Direction
+    method: str
+    r2: float
+    open: float
+    closed: float
+    reached: float
+    std: float
+    leakage: float
+    seconds: float
+    evaluations: int
+
+    @property
+    def row(self) -> dict[str, float | str]:
+        """All but the direction, by name."""
+        return {name: value for name, value in vars(self).items() if name != "direction"}
+
+
+def compare(
+    generator: Generator,
+    method: str,
+    transform: str,
+    *,
+    starts: int = 64,
+    samples: int = 256,
+    judged_on: int = 64,
+    find: str | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> Compared:
+    """The direction of a transform by `trajectory` or one of `methods`, judged on `judged_on` codes
+    that it was not found with.
+
+    Raises InputError for a property that is not measurable, and what finding it raises.
+    """
+    drawn = 0
+
+    def count(module: nn.Module, arguments: tuple, pictures: Tensor) -> None:
+        nonlocal drawn
+        drawn += len(pictures)
+
+    if transform not in properties:
+        raise InputError(f"expected a measurable property to compare, got {transform}.")
+    options: dict[str, Any] = {"find": find, "samples": samples, "seed": seed, "batch": batch}
+    hook, start = generator.register_forward_hook(count), time.perf_counter()
+    try:
+        if method == "trajectory":
+            direction = fit_direction(generator, transform, starts=starts, **options)
+        else:
+            direction = fit_by(generator, method, Follow(transform), **options)
+    finally:
+        hook.remove()
+    seconds = time.perf_counter() - start
+    judged = evaluate(generator, [direction], samples=judged_on, seed=seed + 1, batch=batch)
+    measured = judged.measured[0]
+    if measured is None:
+        raise InputError(f"expected {transform} to be found at coordinate 0, it never is.")
+    errors: dict[str, list[Array]] = {"open": [], "closed": []}
+    for one in measured.accuracy:
+        counts = one.loop == "open" or one.status == Status.REACHED
+        errors[one.loop].append(one.error[np.broadcast_to(counts, one.error.shape)])
+    closed = [one for one in measured.accuracy if one.loop == "closed"]
+    others = np.delete(judged.relative[0], judged.names.index(transform))
+    return Compared(
+        direction,
+        method,
+        r2=direction.quality["held_out_r2"],
+        open=root_mean_square(np.concatenate(errors["open"])),
+        closed=root_mean_square(np.concatenate(errors["closed"])),
+        reached=float(np.mean([one.share(Status.REACHED) for one in closed])),
+        std=float(np.nanmean(measured.response[:, 1])),
+        leakage=float(np.nanmean(others)),
+        seconds=seconds,
+        evaluations=drawn,
+    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +24,6 @@ from steer.cli.options import (
 from steer.errors import InputError
 
 NAME = "compare"
-HEADINGS = ("method", "r2", "open", "closed", "reached", "std", "leakage", "seconds", "evaluations")
 
 
 def command(
@@ -64,13 +62,13 @@ def command(
     """
     from steer.disk import make_folder, save_json
     from steer.files import how_made, save
+    from steer.rivals import compare
     from steer.rivals import methods as known
 
     if out is not None and str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
-    names = (
-        [each.strip() for each in methods.split(",")] if methods else ["trajectory", *known.names()]
-    )
+    names = methods.split(",") if methods else ["trajectory", *known.names()]
+    names = [name.strip() for name in names]
     for name in names:
         if name != "trajectory":
             known.get(name)
@@ -83,13 +81,13 @@ def command(
     with options.progress(f"comparing {transform}", len(names), quiet) as bar:
         for done, name in enumerate(names):
             bar(done, name)
-            direction, row = _found(
-                generator, name, transform, starts, samples, measure, seed, batch
-            )
-            row |= _judged(generator, direction, n, seed, batch)
-            rows.append({heading: row[heading] for heading in HEADINGS})
+            found = compare(
+                generator, name, transform, starts=starts, samples=samples, judged_on=n,
+                find=measure, seed=seed, batch=batch,
+            )  # fmt: skip
+            rows.append(found.row)
             if out is not None:
-                save(direction.artefact(), out / f"{name}.safetensors")
+                save(found.direction.artefact(), out / f"{name}.safetensors")
     made = how_made("compare", generator.identity(), seed=seed, transform=transform, n=n,
                     methods=names, starts=starts, samples=samples, measure=measure)  # fmt: skip
     if out is not None:
@@ -97,79 +95,9 @@ def command(
     if json_:
         options.print_json({"rows": rows, "made": made})
     else:
-        lines = [[str(row["method"]), *map(_number, list(row.values())[1:])] for row in rows]
-        options.print_table(lines, HEADINGS, f"{transform} of {generator.name}")
+        lines = [[_cell(value) for value in row.values()] for row in rows]
+        options.print_table(lines, list(rows[0]), f"{transform} of {generator.name}")
 
 
-def _found(
-    generator: Any, method: str, transform: str, starts: int, samples: int,
-    measure: str | None, seed: int, batch: int,
-) -> tuple[Any, dict[str, Any]]:  # fmt: skip
-    """The direction, and what it took."""
-    from steer.fitting import fit_direction
-    from steer.rivals import fit_by
-    from steer.trajectories import Follow
-
-    drawn = 0
-
-    def count(module: Any, arguments: tuple, pictures: Any) -> None:
-        nonlocal drawn
-        drawn += len(pictures)
-
-    hook, start = generator.register_forward_hook(count), time.perf_counter()
-    try:
-        if method == "trajectory":
-            direction = fit_direction(
-                generator, transform, starts=starts, find=measure, samples=samples, seed=seed
-            )
-        else:
-            direction = fit_by(
-                generator,
-                method,
-                Follow(transform),
-                find=measure,
-                samples=samples,
-                seed=seed,
-                batch=batch,
-            )
-    finally:
-        hook.remove()
-    took = {"seconds": time.perf_counter() - start, "evaluations": drawn}
-    return direction, {"method": method, "r2": direction.quality["held_out_r2"]} | took
-
-
-def _judged(generator: Any, direction: Any, n: int, seed: int, batch: int) -> dict[str, Any]:
-    """Errors, spread and leakage on codes that no method has seen."""
-    import numpy as np
-
-    from steer.evaluation import evaluate
-    from steer.knobs import Status
-
-    judged = evaluate(generator, [direction], samples=n, seed=seed + 1, batch=batch)
-    measured = judged.measured[0]
-    if measured is None:
-        raise InputError(f"expected a measurable property to compare, got {direction.name}.")
-    loops = {
-        loop: [one for one in measured.accuracy if one.loop == loop] for loop in ("open", "closed")
-    }
-    own = judged.names.index(direction.name)
-    others = np.delete(judged.relative[0], own)
-    return {
-        "open": _mean_square(np.concatenate([one.error for one in loops["open"]])),
-        "closed": _mean_square(
-            np.concatenate([one.error[one.status == Status.REACHED] for one in loops["closed"]])
-        ),
-        "reached": float(np.mean([one.share(Status.REACHED) for one in loops["closed"]])),
-        "std": float(np.nanmean(measured.response[:, 1])),
-        "leakage": float(np.nanmean(others)),
-    }
-
-
-def _mean_square(error: Any) -> float:
-    import numpy as np
-
-    return float(np.sqrt(np.nanmean(error**2))) if np.isfinite(error).any() else float("nan")
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping as Options
 from collections.abc import Sequence
 from itertools import pairwise
@@ -130,7 +131,7 @@ def in_unit_range(raw: Tensor) -> Tensor:
     return pictures.clamp(0, 1).detach() + (pictures - pictures.detach())
 
 
-class StyleGenerator(Generator):
+class StyleGenerator(Generator, ABC):
     """A mapping network from codes to w, and a synthesis network that is told w at each layer.
 
     Codes are z [B, z_dim], followed by the class code where there are classes. `truncation` (psi)
@@ -199,12 +200,12 @@ class StyleGenerator(Generator):
         """Pictures [B, C, H, W] in [0, 1] of codes [B, z_dim + classes]."""
         return in_unit_range(self.raw(self.map(codes), codes))
 
+    @abstractmethod
     def raw(self, ws: Tensor, items: Tensor) -> Tensor:
         """Pictures [B, C, H, W] before clamping, around [-1, 1], of ws [B, num_ws, w_dim].
 
         Random noise is drawn for each row of `items` [B, ...] by its content.
         """
-        raise NotImplementedError
 
 
 # --- modulation and filters ---
