@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from steer.calibration import calibrate
-from steer.directions import LEAST_STARTS, Direction, Pairs, check_fit, fit
+from steer.directions import Direction
 from steer.errors import InputError
 from steer.files import how_made, load
 from steer.generators.base import Generator
 from steer.measures import finder_factory
+from steer.regression import LEAST_STARTS, Pairs, check_fit, fit
 from steer.trajectories import Follow, Trajectories, follow
 from steer.transforms import transforms
 
@@ -34,7 +35,7 @@ def fit_direction(
     """The direction of a transform on a generator, calibrated by a measure.
 
     Without `trajectories` the transform is followed first, from `starts` codes, and `report` told
-    as by `steer.trajectories.follow`. `options` are those of `steer.directions.fit`; `source` is
+    as by `steer.trajectories.follow`. `options` are those of `steer.regression.fit`; `source` is
     what the direction records of where trajectories came from.
 
     Raises InputError, before any work, for a transform or measure that is not known, too few starts

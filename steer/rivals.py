@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from steer.batches import affordable
 from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at
 from steer.closed_loop import Plant, place
-from steer.directions import Direction, Pairs, fit_g
+from steer.directions import Direction
 from steer.errors import InputError
 from steer.evaluation import evaluate, root_mean_square
 from steer.files import how_made
@@ -32,6 +32,7 @@ from steer.knobs import Status
 from steer.measures import properties
 from steer.optimise import Adam
 from steer.registry import Registry
+from steer.regression import Pairs, fit_g
 from steer.trajectories import Follow
 
 Array = NDArray[np.float64]

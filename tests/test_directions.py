@@ -14,10 +14,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import erf, erfinv
 from scipy.stats import norm, spearmanr
 
-from steer import directions
-from steer.directions import KNOTS, Direction, Pairs, check_fit, fit
+from steer import regression
+from steer.directions import KNOTS, Direction
 from steer.errors import InputError
 from steer.files import load, pack, save
+from steer.regression import Pairs, check_fit, fit
 from steer.trajectories import Trajectories
 
 A = 0.5  # the factor is uniform on [-A, A] in the data
@@ -131,7 +132,7 @@ def test_few_starts_in_many_dimensions_do_not_fit_the_noise(monkeypatch):
     z = z_0 + step * (u + 0.3 * stray) + 0.05 * rng.standard_normal(z_0.shape)
     known = Pairs(z_0, z, 0.1 * step[:, 0], np.zeros(480), start)
     chosen = fit("translate-x", "width", known)
-    monkeypatch.setattr(directions, "PULLS", (1e-3,))
+    monkeypatch.setattr(regression, "PULLS", (1e-3,))
     free = fit("translate-x", "width", known)
     assert chosen.u @ u > 0.8 and chosen.u @ u > free.u @ u + 0.1
 

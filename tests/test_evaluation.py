@@ -14,7 +14,7 @@ from scipy.special import erf
 from scipy.stats import kstest, norm
 
 from steer.calibration import ALPHAS, calibrate
-from steer.directions import KNOTS, Direction, Pairs, fit
+from steer.directions import KNOTS, Direction
 from steer.distributions import parse_distribution
 from steer.errors import InputError
 from steer.evaluation import evaluate, ks_distance, measurable, part_norms
@@ -22,6 +22,7 @@ from steer.generators import load
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.inversion import Search
 from steer.knobs import Status
+from steer.regression import Pairs, fit
 from steer.trajectories import Follow, follow
 
 SPAN = 0.3  # the blob's x is SPAN erf(<u, z> / sqrt 2)

@@ -21,7 +21,16 @@ FLOORS = {
     **dict.fromkeys(["generators", "transforms", "losses", "saliency", "measures"], 2),
     **dict.fromkeys(["optimise", "batches", "distributions"], 2),
     **dict.fromkeys(
-        ["inversion", "trajectories", "directions", "calibration", "closed_loop", "knobs"], 3
+        [
+            "inversion",
+            "trajectories",
+            "directions",
+            "regression",
+            "calibration",
+            "closed_loop",
+            "knobs",
+        ],
+        3,
     ),
     **dict.fromkeys(
         ["evaluation", "rivals", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3

@@ -9,13 +9,14 @@ from commands import Steer, refused
 from torch import nn
 from toys import AXES, Blob
 
-from steer.directions import KNOTS, Pairs, fit_g
+from steer.directions import KNOTS
 from steer.errors import InputError
 from steer.files import load
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.generators.spaces import Mapped
 from steer.generators.style import Mapping
 from steer.generators.stylegan2 import StyleGAN2
+from steer.regression import Pairs, fit_g
 from steer.rivals import first_weights, fit_by, methods
 from steer.trajectories import Follow
 

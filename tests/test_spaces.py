@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steer.directions import Pairs, fit
 from steer.errors import InputError
 from steer.files import Artefact, save
 from steer.generators import generators, load, require_same
@@ -19,6 +18,7 @@ from steer.generators.spaces import LayerSpace, Mapped, in_space, typical
 from steer.generators.style import Mapping
 from steer.generators.stylegan2 import StyleGAN2
 from steer.inversion import Pool, Search, invert
+from steer.regression import Pairs, fit
 from steer.trajectories import Follow, Trajectories, follow
 
 

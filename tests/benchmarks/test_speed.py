@@ -13,9 +13,9 @@ import torch
 from conftest import scaled
 from scipy.special import erf
 
-from steer.directions import Pairs, fit
 from steer.inversion import Search, invert
 from steer.optimise import minimise
+from steer.regression import Pairs, fit
 
 BATCH = 32
 
