@@ -59,9 +59,10 @@ class Plant:
         """Measured values [n, k] of codes [n, d], on the picture as an 8-bit file holds it."""
         if not len(z):
             return torch.empty(0, len(self.measure.names), dtype=torch.float64)
-        return torch.cat(list(drawn(self.generator, z, self._measured, self.batch)))
+        return torch.cat(list(drawn(self.generator, z, self.measured, self.batch)))
 
-    def _measured(self, pictures: Tensor) -> Tensor:
+    def measured(self, pictures: Tensor) -> Tensor:
+        """Measured values [b, k] of pictures [b, C, H, W], as an 8-bit file holds them."""
         # a finder with weights works where the pictures are; no other device than CUDA has float64
         seen = quantise(pictures)
         return self.measure(seen if seen.is_cuda else seen.cpu()).cpu()

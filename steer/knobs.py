@@ -16,7 +16,7 @@ from steer.closed_loop import Plant, place, solve
 from steer.directions import Direction
 from steer.distributions import Mixture
 from steer.errors import InputError
-from steer.generators.base import Generator
+from steer.generators.base import Generator, LatentSpace
 from steer.measures import Property, properties
 
 __all__ = ["Controlled", "Setting", "Status", "control", "place"]
@@ -24,6 +24,8 @@ __all__ = ["Controlled", "Setting", "Status", "control", "place"]
 Array = NDArray[np.float64]
 #: No code is placed further out than this: a generator gives no numbers there.
 FARTHEST = 1e6
+#: Directions whose coordinates have a combination of less variance than this are the same.
+SAME = 1e-6
 
 
 class Status(IntEnum):
@@ -126,16 +128,16 @@ def control(
     used = [knob.direction for knob in knobs]
     seen = [j for j, knob in enumerate(knobs) if knob.measurable]
     origin = torch.full((len(z), len(knobs)), torch.nan, dtype=torch.float64)
+    ranks = _ranks(generator, z, knobs)
     if not seen:
         _refuse_unused(settings, find, tolerance)
-        asked, guess = _aims(z, knobs, origin)
+        asked, guess = _aims(z, knobs, origin, ranks)
         status = torch.full((len(z),), int(Status.NOT_MEASURED))
         return Controlled(place(z, used, guess), asked, origin, status, torch.zeros_like(status))
-    finder = find or next((d.find for d in used if d.find), None) or "background"
-    plant = Plant(generator, [settings[j].name for j in seen], finder, batch)
+    plant = Plant(generator, [settings[j].name for j in seen], finder_of(used, find), batch)
     tolerances = plant.tolerances(tolerance)
     origin[:, seen] = plant(z)
-    asked, guess = _aims(z, knobs, origin)
+    asked, guess = _aims(z, knobs, origin, ranks)
     codes, spent = place(z, used, guess), torch.zeros(len(z), dtype=torch.long)
     if exact:
         start = _where_distributions_go(z, knobs, guess)
@@ -146,12 +148,60 @@ def control(
     return Controlled(codes, asked, measured, status, spent + 2)
 
 
-def _aims(z: Tensor, knobs: Sequence[_Knob], origin: Tensor) -> tuple[Tensor, Array]:
-    """What is asked [n, k] of items measured at `origin` [n, k], and the coordinates [n, k] at
-    which g puts it."""
-    columns = list(zip(knobs, origin.unbind(1), strict=True))
-    asked = torch.stack([knob.target(z, column) for knob, column in columns], 1)
-    return asked, np.stack([knob.coordinate(z, column) for knob, column in columns], 1)
+def finder_of(directions: Sequence[Direction], find: str | None = None) -> str:
+    """How the object is found: as asked, or as the first direction that says so was calibrated."""
+    return find or next((d.find for d in directions if d.find), None) or "background"
+
+
+def _aims(z: Tensor, knobs: Sequence[_Knob], origin: Tensor, ranks: Array) -> tuple[Tensor, Array]:
+    """What is asked [n, k] of items measured at `origin` [n, k], with `ranks` [n, k], and the
+    coordinates [n, k] at which g puts it."""
+    columns = list(zip(knobs, origin.unbind(1), ranks.T, strict=True))
+    asked = [knob.target(at, rank) for knob, at, rank in columns]
+    guess = [
+        knob.coordinate(z, at, wanted) for (knob, at, _), wanted in zip(columns, asked, strict=True)
+    ]
+    return torch.stack(asked, 1), np.stack(guess, 1)
+
+
+def _ranks(generator: Generator, z: Tensor, knobs: Sequence[_Knob]) -> Array:
+    """Phi(<z, u>) [n, k], in which equations 10 and 11 take the quantiles of wanted distributions;
+    NaN for other knobs.
+
+    Directions that are not orthogonal have coordinates that depend on each other, and so would
+    what is drawn by them: in their place stand those nearest to them that do not.
+    """
+    ranks = np.full((len(z), len(knobs)), np.nan)
+    drawn = [j for j, knob in enumerate(knobs) if isinstance(knob.setting.value, Mixture)]
+    if drawn:
+        chosen = [knobs[j] for j in drawn]
+        ranks[:, drawn] = norm.cdf(_independent(generator, z, chosen))
+    return ranks
+
+
+def _independent(generator: Generator, z: Tensor, knobs: Sequence[_Knob]) -> Array:
+    """Coordinates [n, k] on the directions times C^-1/2, C [k, k] their covariance under the prior:
+    uncorrelated, and as near as can be to what they were."""
+    own = np.stack([knob.direction.coordinate(z) for knob in knobs], 1)
+    weights = [knob.direction.u / knob.direction.std for knob in knobs]
+    values, vectors = np.linalg.eigh(_covariance(generator.latent, weights))
+    if values[0] < SAME:
+        names = " and ".join(knob.setting.name for knob in knobs)
+        raise InputError(
+            f"expected directions that differ to draw {names} independently, theirs are the same."
+        )
+    return own @ (vectors / np.sqrt(values)) @ vectors.T
+
+
+def _covariance(latent: LatentSpace, weights: Sequence[Array]) -> Array:
+    """Covariances [k, k] of <v, z> under the prior for vectors v, from the variances of their sums
+    and differences."""
+
+    def variance(v: Array) -> float:
+        length = float(np.linalg.norm(v))
+        return (length * latent.std_along(v / length)) ** 2 if length else 0.0
+
+    return np.array([[(variance(v + w) - variance(v - w)) / 4 for w in weights] for v in weights])
 
 
 def _judged(
@@ -222,30 +272,26 @@ class _Knob:
         assert not isinstance(self.setting.value, Mixture)
         return float(self._short(np.array(self.setting.value)))
 
-    def target(self, z: Tensor, origin: Tensor) -> Tensor:
-        """Values [n] asked for, in the property's unit; a shift's amount where none is measured."""
+    def target(self, origin: Tensor, rank: Array) -> Tensor:
+        """Values [n] asked for, in the property's unit; a shift's amount where none is measured.
+
+        Of a wanted distribution the quantiles at `rank` [n], uniform under the prior (equation 11).
+        """
         value = self.setting.value
         if isinstance(value, Mixture):
-            return torch.from_numpy(self.drawn(z, value))
+            return torch.from_numpy(value.quantile(rank))
         if self.setting.mode != "shift":
             return torch.full_like(origin, value)
         return origin + self.amount if self.measurable else torch.full_like(origin, self.amount)
 
-    def drawn(self, z: Tensor, wanted: Mixture) -> Array:
-        """Values [n] of a wanted distribution, in the order that the codes have on u.
-
-        Phi(<z, u>) is uniform under the prior (equation 11); its wanted quantile is the value.
-        """
-        return wanted.quantile(norm.cdf(self.direction.coordinate(z)))
-
-    def coordinate(self, z: Tensor, origin: Tensor) -> Array:
-        """Coordinates [n] at which g puts what is asked: open loop, and equation 10."""
+    def coordinate(self, z: Tensor, origin: Tensor, asked: Tensor) -> Array:
+        """Coordinates [n] at which g puts what is asked [n]: open loop, and equation 10."""
         direction = self.direction
         with np.errstate(over="ignore"):
             if self.setting.mode == "shift":
                 t = direction.g(direction.coordinate(z)) + self._shift(origin)
             else:
-                t = self._from_middle(self.target(z, origin).numpy())
+                t = self._from_middle(asked.numpy())
             coordinate = direction.g_inverse(t)
         if not (np.abs(coordinate) <= FARTHEST).all():
             raise InputError(

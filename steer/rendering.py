@@ -1,11 +1,10 @@
-"""Codes to what people look at: labelled grids, folders with a manifest, animations."""
+"""Codes to what people look at: labelled grids and animations."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,11 @@ from torch import Tensor
 
 from steer.batches import draw
 from steer.directions import Direction
-from steer.disk import disk_error, make_folder, read_whole, save_json
 from steer.distributions import Mixture
 from steer.errors import InputError
 from steer.generators.base import Generator
-from steer.images import write_png
 from steer.knobs import Controlled, Setting, Status, control
 from steer.sheets import grid, write_animation
-
-#: What `write_folder` calls pictures: the item, and the step of a traversal.
-OWN_NAME = re.compile(r"\d{5,}(-\d{3,})?\.png")
 
 
 @dataclass
@@ -73,17 +67,30 @@ def frames(
     """
     if along is None and not settings:
         return [Frame("", draw(generator, z))]
-    steps: list[tuple[str, list[Setting]]] = [("", [])]
-    if along is not None:
-        walked = [[_step(directions[along], along, value)] for value in values]
-        steps = list(zip(_labels(values), walked, strict=True))
     made = []
-    for label, step in steps:
-        asked = [*step, *settings]
+    asked_in_each = asked_by_step(settings, directions, along, values)
+    for label, asked in zip(_labels(values) or [""], asked_in_each, strict=True):
         controlled = control(generator, z, asked, directions, **options)
         made.append(Frame(label, draw(generator, controlled.z), asked, controlled))
         report(len(made), label)
     return made
+
+
+def asked_by_step(
+    settings: Sequence[Setting],
+    directions: Mapping[str, Direction],
+    along: str | None = None,
+    values: Sequence[float] = (),
+) -> list[list[Setting]]:
+    """What is asked in each step: a value of the property `along` and the settings, or, without a
+    traversal, the settings once.
+
+    >>> asked_by_step([Setting("zoom", "set", -2.0)], {})
+    [[Setting(name='zoom', mode='set', value=-2.0)]]
+    """
+    if along is None:
+        return [list(settings)]
+    return [[_step(directions[along], along, value), *settings] for value in values]
 
 
 def _labels(values: Sequence[float]) -> list[str]:
@@ -149,21 +156,18 @@ def describe(settings: Sequence[Setting]) -> str:
     return ", ".join(words)
 
 
-def manifest(
-    shown: list[Frame], files: list[list[str]], names: Sequence[str], made: dict[str, Any]
-) -> dict[str, Any]:
-    """What `manifest.json` says: per picture its file, what was asked, what was measured, how it
-    ended, and how all of it was made."""
+def outcomes(shown: list[Frame], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Per picture its item, what was asked, what was measured and how it ended."""
     items = []
-    for frame, written in zip(shown, files, strict=True):
-        for i, file in enumerate(written):
-            item: dict[str, Any] = {"file": file, "item": i}
+    for frame in shown:
+        for i in range(len(frame.pictures)):
+            item: dict[str, Any] = {"item": i}
             if names:
                 item["source"] = names[i]
             if frame.controlled is not None:
                 item |= _outcome(frame, i)
             items.append(item)
-    return {"items": items, "made": made}
+    return items
 
 
 def _outcome(frame: Frame, i: int) -> dict[str, Any]:
@@ -176,54 +180,6 @@ def _outcome(frame: Frame, i: int) -> dict[str, Any]:
         "status": Status(int(controlled.status[i])).message,
         "evaluations": int(controlled.evaluations[i]),
     }
-
-
-def write_folder(
-    shown: list[Frame], folder: Path, names: Sequence[str], made: dict[str, Any]
-) -> dict[str, Any]:
-    """A PNG for each item (and step) and `manifest.json`, which is written last and returned.
-
-    What the manifest of an earlier run into the same folder lists is removed first, and nothing
-    else; InputError where `earlier_pictures` cannot tell.
-    """
-    make_folder(folder)
-    _remove([folder / "manifest.json", *earlier_pictures(folder)])
-    files = []
-    for step, frame in enumerate(shown):
-        suffix = f"-{step:03d}" if len(shown) > 1 else ""
-        files.append([f"{i:05d}{suffix}.png" for i in range(len(frame.pictures))])
-        for file, picture in zip(files[-1], frame.pictures, strict=True):
-            write_png(folder / file, picture)
-    written = manifest(shown, files, names, made)
-    save_json(folder / "manifest.json", written)
-    return written
-
-
-def earlier_pictures(folder: Path) -> list[Path]:
-    """What an earlier run wrote into `folder`, by its manifest; names of other kinds do not count.
-
-    Raises InputError where there is a manifest.json of something else, which is not ours to
-    replace.
-    """
-    listing = folder / "manifest.json"
-    if not listing.exists():
-        return []
-    try:
-        listed = [str(item["file"]) for item in json.loads(read_whole(listing))["items"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"expected the manifest of an earlier render at {listing}, it cannot be read: remove "
-            "it or name another folder."
-        ) from error
-    return [folder / name for name in listed if OWN_NAME.fullmatch(name)]
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error("remove", path, error) from error
 
 
 def write_film(shown: list[Frame], path: Path, fps: float) -> None:

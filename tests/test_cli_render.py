@@ -34,6 +34,11 @@ def barycentre(path: Path) -> float:
     return float((picture.sum(0) * places).sum() / picture.sum())
 
 
+def rows(folder: Path) -> list[dict]:
+    """What a data set's folder says of each picture."""
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+
+
 # --- what it draws ---
 
 
@@ -48,13 +53,13 @@ def test_exact_values_are_in_the_written_pictures(
     )  # fmt: skip
     assert ended.status == 0, ended.err
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert len(manifest["items"]) == 6
-    for item in manifest["items"]:
-        assert item["status"] == "reached"
-        assert item["asked"] == {"translate-x": 0.2}
-        assert barycentre(folder / item["file"]) == pytest.approx(0.2, abs=0.005)
-        assert item["measured"]["translate-x"] == pytest.approx(0.2, abs=0.005)
-    assert ended.summary["items"] == manifest["items"]
+    assert len(rows(folder)) == 6 and manifest["counts"] == {"reached": 6}
+    for row in rows(folder):
+        assert row["status"] == "reached" and row["asked_translate-x"] == 0.2
+        seen = barycentre(folder / row["file_name"])
+        assert seen == pytest.approx(0.2, abs=0.005)
+        assert row["measured_translate-x"] == pytest.approx(seen, abs=1e-6)
+    assert ended.summary == {"output": f"{folder}/", **manifest}
     assert manifest["made"]["options"]["set"] == ["translate-x=0.2"]
 
 
@@ -69,13 +74,12 @@ def test_two_knobs_and_a_shift(
     assert ended.status == 0, ended.err
     plain = tmp_path / "plain"
     assert steer("render", latents, "-o", plain).status == 0
-    items = json.loads((folder / "manifest.json").read_text())["items"]
-    reached = [item for item in items if item["status"] == "reached"]
+    reached = [row for row in rows(folder) if row["status"] == "reached"]
     assert len(reached) >= 4
-    for item in reached:
-        moved = barycentre(folder / item["file"]) - barycentre(plain / item["file"])
+    for row in reached:
+        moved = barycentre(folder / row["file_name"]) - barycentre(plain / row["file_name"])
         assert moved == pytest.approx(0.05, abs=0.01)
-        assert item["measured"]["translate-y"] == pytest.approx(0.1, abs=0.005)
+        assert row["measured_translate-y"] == pytest.approx(0.1, abs=0.005)
 
 
 def test_a_traversal_as_grid_folder_and_film(
@@ -87,7 +91,7 @@ def test_a_traversal_as_grid_folder_and_film(
     assert steer(*walk, "-o", tmp_path / "walk.png").status == 0
     assert (tmp_path / "walk.png").read_bytes() == piped.out
     assert steer(*walk, "-o", tmp_path / "walk").status == 0
-    first, _, last = (tmp_path / "walk" / f"00000-{step:03d}.png" for step in range(3))
+    first, _, last = (tmp_path / "walk" / "blob" / f"0000000-{step:03d}.png" for step in range(3))
     assert barycentre(first) == pytest.approx(-0.2, abs=0.02)
     assert barycentre(last) == pytest.approx(0.2, abs=0.02)
     assert steer(*walk, "-o", tmp_path / "walk.gif").status == 0
@@ -105,7 +109,7 @@ def test_a_wanted_distribution(steer: Steer, knob: Path, tmp_path: Path) -> None
     wanted = "translate-x=uniform(-0.2, 0.2)"
     ended = steer("render", z, "-d", knob, "--distribution", wanted, "-o", folder)
     assert ended.status == 0, ended.err
-    measured = [barycentre(path) for path in sorted(folder.glob("*.png"))]
+    measured = [barycentre(path) for path in sorted(folder.glob("blob/*.png"))]
     asked = -0.2 + 0.4 * norm.cdf(z_of(z).numpy() @ toys.AXES[0])
     assert measured == pytest.approx(asked, abs=0.01)
 
@@ -331,7 +335,7 @@ def test_the_codes_drawn_are_the_latents(steer: Steer, latents: Path, tmp_path: 
     assert steer("render", latents, "-o", tmp_path / "all").status == 0
     blob = load_generator("blob", "cpu")
     wanted = (blob(z_of(latents))[2, 0] * 255).round().numpy()
-    written = np.array(Image.open(tmp_path / "all" / "00002.png"))
+    written = np.array(Image.open(tmp_path / "all" / "blob" / "0000002.png"))
     assert np.abs(wanted - written).max() <= 1
     made = json.loads((tmp_path / "all" / "manifest.json").read_text())["made"]
     assert made["options"]["latents"] == load(latents).made
@@ -348,6 +352,7 @@ def test_the_codes_drawn_are_the_latents(steer: Steer, latents: Path, tmp_path: 
         (["-d", "KNOB", "--set", "translate-x=0", "--steps", "4"], ["no --steps without"]),
         (["--fps", "4"], ["no --fps for grid.png"]),
         (["-d", "KNOB", "--fps", "4"], ["no --fps for grid.png"]),
+        (["--resume", "--shard", "2"], ["no --shard or --resume for grid.png, which is no folder"]),
         (["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "-1"], ["a tolerance above 0"]),
         (
             ["-d", "KNOB", "--set", "translate-x=0", "--tolerance", "1", "--tolerance", "2"],
@@ -387,16 +392,7 @@ def test_a_tolerance_decides_what_is_reached(
     far = ("render", latents, "-d", knob, "--set", "translate-x=0.32", "--exact", "--json")
     strict = steer(*far, "-o", f"{tmp_path}/strict/")
     loose = steer(*far, "--tolerance", *given, "-o", f"{tmp_path}/loose/")
-    ended = [{i["status"] for i in run.summary["items"]} for run in (strict, loose)]
-    assert ended == [{"unreachable, nearest value given"}, {"reached"}]
+    ended = [run.summary["counts"] for run in (strict, loose)]
+    assert ended == [{"unreachable, nearest value given": 6}, {"reached": 6}]
     said = loose.summary["made"]["options"]["tolerance"]
     assert said == (0.05 if given == ["0.05"] else {"translate-x": 0.05})
-
-
-def test_a_folder_with_a_manifest_of_something_else(
-    steer: Steer, knob: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "manifest.json").write_text('{"name": "my app"}')
-    run = steer("render", "-m", "blob", "-n", 1, "-o", tmp_path)
-    refused(run, "the manifest of an earlier render", "name another folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]

@@ -69,9 +69,9 @@ def test_samples_are_of_the_classes_and_drawn_at_their_truncation(
         assert ended.status == 0, ended.err
     with torch.no_grad():
         wanted = (generator(z_of(drawn.out))[0] * 255).round().permute(1, 2, 0).numpy()
-    shown = pixels(tmp_path / "a/00000.png")
+    shown, other = (pixels(tmp_path / at / "golden retriever/0000000.png") for at in ("a", "b"))
     assert np.abs(shown - wanted).max() <= 1
-    assert np.abs(shown - pixels(tmp_path / "b/00000.png").astype(float)).max() > 1
+    assert np.abs(shown - other.astype(float)).max() > 1
 
 
 @pytest.mark.parametrize(

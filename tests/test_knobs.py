@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import ks_1samp, spearmanr
+from scipy.stats import ks_1samp, norm, spearmanr
 from toys import AXES, Bar, Blob, curved, erf_law, straight
 
 from steer.closed_loop import place
@@ -335,6 +335,46 @@ def test_a_distribution_of_a_falling_g_is_still_the_wanted_one():
         {X: straight(X, -AXES[0], 0.1)},
     )  # fmt: skip
     assert ks_1samp(done.measured[:, 0].numpy(), wanted.cdf).statistic < 0.05
+
+
+def leaning(x: float) -> dict[str, Direction]:
+    """Directions of x and y of which each leans to the other by `x`."""
+    return {
+        X: straight(X, AXES[0] + x * AXES[1], 0.1),
+        "translate-y": straight("translate-y", AXES[1] + x * AXES[0], 0.1),
+    }
+
+
+@pytest.mark.parametrize("lean", [0.5, -0.3, 0.95])
+def test_values_drawn_for_several_knobs_are_independent(lean):
+    """Directions that are not orthogonal have coordinates that depend on each other."""
+    z, wanted = codes(10_000, seed=3), parse_distribution("uniform(-0.2, 0.2)")
+    both = [Setting(name, "distribution", wanted) for name in leaning(lean)]
+    done = control(Blob(size=8), z, both, leaning(lean), batch=1000)
+    own = [knob.coordinate(z) for knob in leaning(lean).values()]
+    assert abs(spearmanr(*done.asked.T).statistic) < 0.02 < abs(spearmanr(*own).statistic)
+    for asked, coordinate in zip(done.asked.T, own, strict=True):
+        assert ks_1samp(asked.numpy(), wanted.cdf).statistic < 0.02
+        assert spearmanr(asked, coordinate).statistic > 0.7  # the order is kept as far as can be
+
+
+def test_what_is_drawn_alone_keeps_its_order():
+    """A knob that is set, and not drawn, takes no part."""
+    z, wanted = codes(50), parse_distribution("uniform(-0.2, 0.2)")
+    asked = [Setting(X, "distribution", wanted), Setting("translate-y", "set", 0.0)]
+    done = control(Blob(size=16), z, asked, leaning(0.5))
+    rank = norm.cdf(leaning(0.5)[X].coordinate(z))
+    assert np.allclose(done.asked[:, 0], -0.2 + 0.4 * rank)
+
+
+def test_one_direction_is_not_drawn_twice():
+    zoom = {"zoom": straight("zoom", AXES[2], 0.15, -3.0)}
+    both = [
+        Setting("zoom", "distribution", parse_distribution("normal(-3, 0.1)")),
+        Setting("area", "distribution", parse_distribution("uniform(0.01, 0.02)")),
+    ]
+    with pytest.raises(InputError, match="to draw zoom and area independently, theirs are the s"):
+        control(Blob(size=16), codes(3), both, zoom)
 
 
 # --- what cannot be measured, and what there is no direction for ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -13,23 +12,23 @@ from toys import AXES, Blob, curved, erf_law, straight
 
 from steer.distributions import parse_distribution
 from steer.errors import InputError
-from steer.images import quantise, read_image
+from steer.images import quantise
 from steer.knobs import Setting, Status
 from steer.measures import Measure
 from steer.rendering import (
     Frame,
     as_grid,
+    asked_by_step,
     describe,
     draw,
     frames,
     is_folder,
+    outcomes,
     traversal,
     write_film,
-    write_folder,
 )
 
 X = "translate-x"
-MADE = {"command": "render"}
 
 
 @pytest.fixture
@@ -153,56 +152,35 @@ def test_titles():
     assert describe(settings) == "translate-x=0.2, zoom+-0.1, hue ~ wanted"
 
 
-# --- folders ---
+# --- what came out ---
 
 
-def test_a_folder_holds_every_picture_and_says_how_it_came(blob, knobs, tmp_path):
-    z = codes(3)
-    shown = frames(blob, z, [Setting(X, "set", 0.1)], knobs, exact=True)
-    returned = write_folder(shown, tmp_path / "out", ["a.png", "b.png", "c.png"], MADE)
-    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "00000.png", "00001.png", "00002.png", "manifest.json",
-    }  # fmt: skip
-    assert told["made"] == MADE and len(told["items"]) == 3
-    for i, item in enumerate(told["items"]):
-        picture = read_image(tmp_path / "out" / item["file"])
-        assert torch.allclose(picture, quantise(shown[0].pictures[i]))
-        assert item["asked"] == {X: 0.1} and item["status"] == "reached"
-        # what is said is what anybody measures on the file
-        assert item["measured"][X] == pytest.approx(Measure([X])(picture[None]).item(), abs=1e-9)
-        assert item["item"] == i and item["source"] == f"{'abc'[i]}.png"
-        assert item["evaluations"] == returned["items"][i]["evaluations"]
+def test_outcomes_say_what_was_asked_and_measured(blob, knobs):
+    shown = frames(blob, codes(3), [Setting(X, "set", 0.1)], knobs, exact=True)
+    items = outcomes(shown, ["a.png", "b.png", "c.png"])
+    assert [item["source"] for item in items] == ["a.png", "b.png", "c.png"]
+    for i, item in enumerate(items):
+        seen = Measure([X])(quantise(shown[0].pictures[i : i + 1]))
+        assert item["item"] == i and item["asked"] == {X: 0.1} and item["status"] == "reached"
+        assert item["measured"][X] == pytest.approx(seen.item(), abs=1e-9)
+        assert item["evaluations"] == shown[0].controlled.evaluations[i]
 
 
-def test_a_traversal_in_a_folder(blob, knobs, tmp_path):
-    shown = frames(blob, codes(2), [], knobs, along=X, values=[0.0, 0.1])
-    told = write_folder(shown, tmp_path, [], MADE)
-    files = [item["file"] for item in told["items"]]
-    assert files == ["00000-000.png", "00001-000.png", "00000-001.png", "00001-001.png"]
-    assert all((tmp_path / file).is_file() for file in files)
-    assert [item["asked"][X] for item in told["items"]] == [0, 0, 0.1, 0.1]
+def test_outcomes_of_a_traversal(blob, knobs):
+    items = outcomes(frames(blob, codes(2), [], knobs, along=X, values=[0.0, 0.1]), [])
+    assert [(item["item"], item["asked"][X]) for item in items] == [
+        (0, 0), (1, 0), (0, 0.1), (1, 0.1),
+    ]  # fmt: skip
+    assert outcomes(frames(blob, codes(1), [], knobs), []) == [{"item": 0}]
 
 
-def test_what_is_not_there_is_null(blob, tmp_path):
-    class Black(Blob):
-        def forward(self, z):
-            return super().forward(z) * 0
-
-    shown = frames(Black(size=24), codes(1), [Setting(X, "set", 0.1)], {X: straight(X, AXES[0], 1)})
-    write_folder(shown, tmp_path, [], MADE)
-    (item,) = json.loads((tmp_path / "manifest.json").read_text())["items"]
-    assert item["measured"] == {X: None} and item["status"] == "no object found"
-
-
-def test_the_manifest_is_written_last(blob, tmp_path, monkeypatch):
-    shown = frames(blob, codes(2), [], {})
-    seen = []
-    monkeypatch.setattr(
-        "steer.rendering.save_json", lambda path, value: seen.append(len(list(tmp_path.iterdir())))
-    )
-    write_folder(shown, tmp_path, [], MADE)
-    assert seen == [2]
+def test_what_each_step_asks(knobs):
+    hold = Setting("translate-y", "set", 0.1)
+    assert asked_by_step([hold], knobs) == [[hold]]
+    walk = asked_by_step([hold], knobs, X, [0.0, 0.2])
+    assert walk == [[Setting(X, "set", value), hold] for value in (0.0, 0.2)]
+    shear = {"shear-x": straight("shear-x", AXES[3], 1.0, None)}
+    assert asked_by_step([], shear, "shear-x", [1.0]) == [[Setting("shear-x", "place", 1.0)]]
 
 
 # --- films ---
@@ -237,34 +215,6 @@ def test_what_names_a_folder(name, folder):
 def test_a_folder_that_looks_like_a_file(tmp_path):
     (tmp_path / "a.png").mkdir()
     assert is_folder(str(tmp_path / "a.png"))
-
-
-def test_a_shorter_run_into_the_same_folder_leaves_only_its_own(blob, knobs, tmp_path):
-    (tmp_path / "mine.png").write_bytes(b"kept")
-    long = frames(blob, codes(5), [], knobs, along=X, values=[0.0, 0.1])
-    write_folder(long, tmp_path, [], MADE)
-    write_folder(frames(blob, codes(2), [Setting(X, "set", 0.1)], knobs), tmp_path, [], MADE)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"mine.png", "00000.png", "00001.png", "manifest.json"}
-
-
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"items": [3]}'])
-def test_a_manifest_of_something_else_is_not_overwritten(blob, knobs, tmp_path, text):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=r"the manifest of an earlier render at .*manifest\.json"):
-        write_folder(frames(blob, codes(2), [], knobs), tmp_path, [], MADE)
-    assert (tmp_path / "manifest.json").read_text() == text
-
-
-def test_a_manifest_names_no_file_outside_its_folder(blob, knobs, tmp_path):
-    outside = tmp_path / "00000.png"
-    outside.write_bytes(b"kept")
-    folder = tmp_path / "out"
-    folder.mkdir()
-    items = [{"file": "../00000.png"}, {"file": str(outside)}]
-    (folder / "manifest.json").write_text(json.dumps({"items": items}))
-    write_folder(frames(blob, codes(2), [], knobs), folder, [], MADE)
-    assert outside.read_bytes() == b"kept"
 
 
 def test_values_of_a_traversal_are_not_rounded(knobs):
@@ -302,11 +252,3 @@ def test_what_cannot_be_measured_has_no_mark(blob, knobs, monkeypatch):
     asked = [Setting("shear-x", "shift", 0.1), Setting(X, "set", 0.1)]
     as_grid(frames(blob, codes(2), asked, knobs))
     assert all(abs(float(mark) - 0.1) < 0.003 for mark in written["marks"][0])
-
-
-def test_a_longer_run_over_a_shorter_one(blob, knobs, tmp_path):
-    for n in (2, 4):
-        write_folder(frames(blob, codes(n), [], knobs), tmp_path, [], MADE)
-    listed = json.loads((tmp_path / "manifest.json").read_text())["items"]
-    there = {path.name for path in tmp_path.glob("*.png")}
-    assert {item["file"] for item in listed} == there and len(there) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from steer.cli.options import (
     Noise,
     OptionalModel,
     Quiet,
+    Resume,
     Seed,
     Space,
     Truncation,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from steer.files import Artefact
     from steer.generators import Generator
     from steer.knobs import Setting
+    from steer.populate import Recipe
     from steer.rendering import Frame
 
 NAME = "render"
@@ -83,6 +86,10 @@ def command(
         str | None,
         typer.Option("-o", "--out", help="grid.png, film.gif, film.mp4, folder/, - for a pipe."),
     ] = None,
+    shard: Annotated[
+        int, typer.Option(min=1, help="Items in a part of a folder: what an interruption may cost.")
+    ] = 64,
+    resume: Resume = False,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=100, help="Of an animation.")] = 10,
     batch: Batch = 64,
     seed: Seed = 0,
@@ -93,7 +100,8 @@ def command(
     """Draw codes, with properties set to values or along a traversal of a direction.
 
     Without -o a pipe gets the grid as PNG. Directions that come with the generator are found by the
-    names of the properties to set.
+    names of the properties to set. A folder is a data set, of any length, that torchvision's
+    ImageFolder and Hugging Face's imagefolder read; manifest.json says what came out.
 
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
@@ -111,40 +119,55 @@ def command(
         model, device, artefact or options.first_direction(direction),
         classes=class_, truncation=truncation, noise=noise, space=space,
     )  # fmt: skip
-    z = options.codes_of(artefact, generator) if artefact else generator.sample(n, seed)
     given = [options.open_direction(text, generator) for text in direction]
     known = _known(given, settings, generator)
     along = _along(given, settings, low is not None or high is not None)
-    scene = _Scene(generator, artefact, z, settings, known, along)
+    z = options.codes_of(artefact, generator) if artefact else None
+    n = n if z is None else len(z)
+    scene = _Scene(generator, artefact, z, n, seed, settings, known, along)
     _refuse_without_effect(context, scene, target)
     values = scene.walk(low, high, steps)
     _prepare(target, film=along is not None)
-    # work
-    with options.progress("rendering", len(values) or 1, quiet) as bar:
-        shown = scene.frames(
-            values, find=measure, exact=exact, tolerance=within, batch=batch, report=bar
-        )
-    # write
+    how = {"find": measure, "exact": exact, "tolerance": within, "batch": batch}
     made = scene.made(
-        None if artefact else seed, set=set_, shift=shift, distribution=distribution,
-        traversal=values, exact=exact, tolerance=within, measure=measure,
+        set=set_, shift=shift, distribution=distribution, traversal=values, exact=exact,
+        tolerance=within, measure=measure,
     )  # fmt: skip
-    summary = _write(shown, scene, target, made, fps, batch)
-    _warn(shown)
+    # work and write
+    if _is_folder(target):
+        summary = _populate(scene, values, Path(target), made, shard, resume, quiet, **how)
+    else:
+        with options.progress("rendering", len(values) or 1, quiet) as bar:
+            shown = scene.frames(values, report=bar, **how)
+        summary = _write(shown, scene, target, fps, batch) | {"made": made}
+    _warn(summary["counts"])
     if json_:
         options.print_json({"output": target, **summary})
 
 
 @dataclass
 class _Scene:
-    """What is to be drawn: codes [n, d] with settings, along a direction or not."""
+    """What is to be drawn: `n` codes, given or drawn, with settings, along a direction or not."""
 
     generator: Generator
     artefact: Artefact | None
-    z: Tensor
+    given: Tensor | None
+    n: int
+    seed: int
     settings: list[Setting]
     known: dict[str, Direction]
     along: Direction | None
+
+    def codes(self, items: range) -> Tensor:
+        """Codes [m, width] of some items."""
+        if self.given is None:
+            return self.generator.sample(len(items), self.seed, items.start)
+        return self.given[items.start : items.stop]
+
+    @property
+    def z(self) -> Tensor:
+        """All codes [n, width]."""
+        return self.codes(range(self.n))
 
     def walk(self, low: float | None, high: float | None, steps: int) -> list[float]:
         """The values of the traversal, if there is one."""
@@ -156,20 +179,39 @@ class _Scene:
         """The pictures."""
         from steer.rendering import frames
 
-        along = self.along.name if self.along else None
         return frames(
-            self.generator, self.z, self.settings, self.known, along=along, values=values, **how
-        )
-
-    def made(self, seed: int | None, **asked: Any) -> dict[str, Any]:
-        """How the pictures came about."""
-        from steer.files import how_made
-
-        return how_made(
-            "render", self.generator.identity(), seed=seed,
-            latents=self.artefact.made if self.artefact else None,
-            directions={name: one.made for name, one in self.known.items()}, **asked,
+            self.generator, self.z, self.settings, self.known,
+            along=self.along_name, values=values, **how,
         )  # fmt: skip
+
+    def recipe(self, values: list[float], **how: Any) -> Recipe:
+        """The same as a data set."""
+        from steer.populate import Recipe
+
+        return Recipe(
+            self.generator, self.codes, self.n, self.settings, self.known,
+            self.along_name, values, self.names, **how,
+        )  # fmt: skip
+
+    def made(self, **asked: Any) -> dict[str, Any]:
+        """How the pictures came about."""
+        from hashlib import sha256
+
+        from steer.files import how_made, pack
+
+        inputs = {name: one.artefact() for name, one in self.known.items()}
+        inputs |= {"latents": self.artefact} if self.artefact else {}
+        return how_made(
+            "render", self.generator.identity(), seed=None if self.artefact else self.seed,
+            n=self.n, latents=self.artefact.made if self.artefact else None,
+            directions={name: one.made for name, one in self.known.items()},
+            sha256={name: sha256(pack(one)).hexdigest() for name, one in inputs.items()}, **asked,
+        )  # fmt: skip
+
+    @property
+    def along_name(self) -> str | None:
+        """The property that a traversal goes along."""
+        return self.along.name if self.along else None
 
     @property
     def names(self) -> list[str]:
@@ -201,6 +243,8 @@ def _refuse_without_effect(context: typer.Context, scene: _Scene, target: str) -
             refuse_given(context, ("exact", "tolerance", "measure"), "where nothing is set")
     if not _is_film(target):
         refuse_given(context, ("fps",), f"for {target}, which is no animation")
+    if not _is_folder(target):
+        refuse_given(context, ("shard", "resume"), f"for {target}, which is no folder")
 
 
 def _tolerance(texts: list[str]) -> float | dict[str, float] | None:
@@ -275,41 +319,53 @@ def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Dire
     return free[0] if free else None
 
 
-def _is_film(target: str) -> bool:
+def _is_folder(target: str) -> bool:
     from steer.rendering import is_folder
 
-    return target.lower().endswith(FILMS) and not is_folder(target)
+    return target != "-" and is_folder(target)
+
+
+def _is_film(target: str) -> bool:
+    return target.lower().endswith(FILMS) and not _is_folder(target)
 
 
 def _prepare(target: str, film: bool) -> None:
-    """InputError for a place that cannot be written, before the work; makes the folder."""
-    from steer.disk import make_folder
-    from steer.rendering import earlier_pictures, is_folder
-
-    if target == "-":
-        return
-    if is_folder(target):
-        make_folder(Path(target))
-        earlier_pictures(Path(target))
+    """InputError for a file that cannot be written, before the work."""
+    if target == "-" or _is_folder(target):
         return
     options.check_place(target, (".png", *FILMS))
     if _is_film(target) and not film:
         raise InputError(f"expected --direction for a traversal to animate as {target}.")
 
 
-def _write(
-    shown: list[Frame], scene: _Scene, target: str, made: dict[str, Any], fps: float, batch: int
-) -> dict[str, Any]:
-    """The frames as a folder, a film or one labelled picture; what its manifest says."""
-    from steer.rendering import is_folder, manifest, write_film, write_folder
+def _populate(
+    scene: _Scene, values: list[float], folder: Path, made: dict[str, Any],
+    shard: int, resume: bool, quiet: bool, **how: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The pictures as a data set; what its manifest says."""
+    from steer.populate import populate
 
-    if target != "-" and is_folder(target):
-        return write_folder(shown, Path(target), scene.names, made)
+    recipe = scene.recipe(values, **how)
+    with options.progress("rendering", scene.n, quiet, folder) as bar:
+        manifest = populate(recipe, folder, made, shard=shard, resume=resume, report=bar)
+    # under torchrun the last process tells
+    return {"counts": {}, "made": made} if manifest is None else {"counts": {}, **manifest}
+
+
+def _write(
+    shown: list[Frame], scene: _Scene, target: str, fps: float, batch: int
+) -> dict[str, Any]:
+    """The frames as a film or one labelled picture; what came out."""
+    from collections import Counter
+
+    from steer.rendering import outcomes, write_film
+
     if _is_film(target):
         write_film(shown, Path(target), fps)
     else:
         _write_grid(shown, scene, target, batch)
-    return manifest(shown, [[target] * len(scene.z)] * len(shown), scene.names, made)
+    items = outcomes(shown, scene.names)
+    return {"items": items, "counts": Counter(i["status"] for i in items if "status" in i)}
 
 
 def _write_grid(shown: list[Frame], scene: _Scene, target: str, batch: int) -> None:
@@ -327,17 +383,10 @@ def _write_grid(shown: list[Frame], scene: _Scene, target: str, batch: int) -> N
         write_png(target, picture)
 
 
-def _warn(shown: list[Frame]) -> None:
-    """Says on stderr how many items did not come to where they were asked."""
-    from collections import Counter
-
+def _warn(counts: Mapping[str, int]) -> None:
+    """Says on stderr how many pictures did not come to where they were asked."""
     from steer.knobs import Status
 
-    counts = Counter(
-        Status(int(status))
-        for frame in shown
-        if frame.controlled is not None
-        for status in frame.controlled.status
-    )
-    for status in sorted(set(counts) - {Status.REACHED, Status.NOT_MEASURED}):
-        options.note(f"{counts[status]} of {counts.total()}: {status.message}")
+    for status in sorted(set(Status) - {Status.REACHED, Status.NOT_MEASURED}):
+        if counts.get(status.message):
+            options.note(f"{counts[status.message]} of {sum(counts.values())}: {status.message}")
