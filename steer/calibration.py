@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,9 +75,14 @@ def calibrate(
     """
     if direction.name not in properties:
         return replace(direction, find=None, constant=None, alphas=None, response=None)
-    find = find or choose_measure(generator)
-    plant = Plant(generator, [direction.name], find, batch)
-    values = measured_at(plant, generator.sample(samples, seed), direction, ALPHAS)
+    plant = Plant(generator, [direction.name], find or choose_measure(generator), batch)
+    return calibrated(
+        direction, plant, measured_at(plant, generator.sample(samples, seed), direction, ALPHAS)
+    )
+
+
+def calibrated(direction: Direction, plant: Plant, values: Array) -> Direction:
+    """The direction with its response from values [A, n] that were measured at ALPHAS."""
     seen = ~np.isnan(values).all(axis=1)
     alphas = ALPHAS[seen]
     response = response_of(properties.get(direction.name), values[seen], alphas)
@@ -87,10 +92,32 @@ def calibrate(
     return replace(direction, find=used, constant=constant, alphas=alphas, response=response)
 
 
-def measured_at(plant: Plant, z: Tensor, direction: Direction, alphas: Sequence | Array) -> Array:
-    """The measured property [A, n] of codes [n, d] placed at each coordinate."""
-    rows = [plant(place(z, [direction], np.full((len(z), 1), a)))[:, 0] for a in alphas]
+def measured_at(
+    plant: Plant,
+    z: Tensor,
+    direction: Direction,
+    alphas: Sequence | Array,
+    report: Callable[[int], None] = lambda done: None,
+) -> Array:
+    """The measured property [A, n] of codes [n, d] placed at each coordinate; `report` is told how
+    many coordinates are done."""
+    rows = []
+    for done, a in enumerate(alphas, start=1):
+        rows.append(plant(place(z, [direction], np.full((len(z), 1), a)))[:, 0])
+        report(done)
     return torch.stack(rows).numpy()
+
+
+def falls(direction: Direction) -> bool:
+    """Whether the measured property is less at the last coordinate than at the first: a direction
+    that somebody else has signed is not turned round.
+
+    >>> response = np.array([[0.3, 0.1, 1.0], [0.1, 0.1, 1.0]])
+    >>> falls(Direction("zoom", "log2", np.ones(1), np.ones(100), response=response))
+    True
+    """
+    response = direction.response
+    return response is not None and len(response) > 1 and bool(response[-1, 0] < response[0, 0])
 
 
 def response_of(prop: Property, values: Array, alphas: Array) -> Array:

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from scipy.stats import ks_1samp, norm
 from torch import Tensor
 
+from steer.accuracy import Accuracy, accuracy, root_mean_square
+from steer.bench import Bench
 from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at, response_of
-from steer.closed_loop import Plant, place
+from steer.closed_loop import place
 from steer.directions import Direction
+from steer.disk import plain
 from steer.distributions import Mixture, parse_distribution
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace
-from steer.knobs import Setting, Status, control
+from steer.holding import Held, hold, middle
+from steer.losses import Error, perceptual
 from steer.measures import Measure, Property, properties
+
+__all__ = ["Accuracy", "Evaluation", "Held", "Measured", "evaluate", "root_mean_square"]
 
 #: Quantiles that are reported of every measured distribution.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -28,47 +34,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STEP = 0.25
 Array = NDArray[np.float64]
 Report = Callable[[float, float], None]
-
-
-@dataclass
-class Accuracy:
-    """How near the measured property came to a stated value.
-
-    `measured` [n], NaN where no object is found, `status` [n] (`control.Status`), `evaluations` [n]
-    in forward passes of the generator, `distance` [n] between the codes before and after.
-    """
-
-    loop: str
-    value: float
-    error: Array
-    measured: Array
-    status: NDArray[np.int64]
-    evaluations: NDArray[np.int64]
-    distance: Array
-
-    def share(self, status: Status) -> float:
-        """The share of the items that ended so."""
-        return float((self.status == status).mean())
-
-    @property
-    def failed(self) -> list[tuple[int, float]]:
-        """Items that did not reach the value: index and nearest value (NaN: no object)."""
-        items = np.flatnonzero(self.status != Status.REACHED)
-        return [(int(item), float(self.measured[item])) for item in items]
-
-    def row(self) -> dict[str, Any]:
-        """What tables say; `rms` is over the items with an object, `rms_reached` over the others'
-        part that reached the value."""
-        return {
-            "loop": self.loop,
-            "value": self.value,
-            "rms": _plain(root_mean_square(self.error)),
-            "rms_reached": _plain(root_mean_square(self.error[self.status == Status.REACHED])),
-            **{status.name.lower(): self.share(status) for status in Status},
-            "evaluations": float(self.evaluations.mean()),
-            "distance": float(self.distance.mean()),
-            "failed": [[item, _plain(nearest)] for item, nearest in self.failed],
-        }
 
 
 @dataclass
@@ -136,7 +101,7 @@ class Measured:
         """The distribution at each alpha."""
         quantiles = [_quantiles(row) for row in self.unwrapped()]
         return [
-            {"alpha": float(a), "mean": _plain(m), "std": _plain(s), "found": float(f), **q}
+            plain({"alpha": a, "mean": m, "std": s, "found": f, **q})
             for a, (m, s, f), q in zip(self.alphas, self.response, quantiles, strict=True)
         ]
 
@@ -150,7 +115,8 @@ class Evaluation:
     `leakage_rms` [D, P] is the root mean square of that over the items, in which moves of both
     signs do not cancel, and `relative` [D, P] the same with t and the property counted in their
     standard deviations under the prior. `norms` are the squared norms of u in each part of a
-    hierarchical code.
+    hierarchical code, `z` [n, width] the codes that all of it was measured on, `held` what moves
+    with other properties held came to, where that was asked.
     """
 
     directions: list[Direction]
@@ -160,6 +126,8 @@ class Evaluation:
     leakage_rms: Array
     relative: Array
     norms: list[dict[str, float]]
+    z: Tensor
+    held: list[list[Held]] = field(default_factory=list)
 
     def table(self) -> list[dict[str, Any]]:
         """One row of plain values for each direction; None stands for what cannot be measured."""
@@ -180,10 +148,11 @@ class Evaluation:
             "density": measured.histogram() if measured else [],
             "accuracy": [one.row() for one in measured.accuracy] if measured else [],
             "leakage": {
-                name: {kind: _plain(moves[i, j]) for kind, moves in kinds.items()}
+                name: {kind: plain(moves[i, j]) for kind, moves in kinds.items()}
                 for j, name in enumerate(self.names)
             },
             "norms": self.norms[i],
+            "held": [one.row() for one in self.held[i]] if self.held else [],
         }
 
 
@@ -197,16 +166,22 @@ def evaluate(
     seed: int = 1,
     batch: int = 64,
     exact: bool = True,
+    backbone: str | None = None,
+    held: bool = False,
     report: Report = lambda done, error: None,
 ) -> Evaluation:
     """Measure what directions do, on codes drawn from the prior.
 
     A direction that has not been calibrated with `find` (None: its own) is calibrated first.
     Control is tried at `values` of every direction's property, or at 5 over the range that 95 % of
-    the prior covers; without `exact` in open loop only. `report` is told how many directions
-    are done, with the share of the current one, and the last root mean square error of control.
+    the prior covers; without `exact` in open loop only. With `backbone` (`steer.losses.perceptual`)
+    the pictures before and after are compared too. `held` takes each direction to two of its values
+    again with the properties of the others held, which costs more than all the rest. `report` is
+    told how many directions are done, counted again when they are held, with the share of the
+    current one, and the last root mean square error of control.
 
-    Raises InputError for `values` of a direction that is not measurable.
+    Raises InputError for `values` of a direction that is not measurable, for `held` without two
+    measurable directions or without `exact`, and as `steer.losses.perceptual` does.
 
     >>> from steer.generators import Generator, LatentSpace, PictureShape
     >>> class Grey(Generator):
@@ -219,22 +194,70 @@ def evaluate(
     (True, 1.0)
     """
     _refuse_values_of_unmeasurable(directions, values)
+    if held:
+        _refuse_to_hold(directions, exact)
+    extractors = _extractors(generator, backbone)
     z = generator.sample(samples, seed)
     names = measurable(generator)
-    ready, measured, leakage = [], [], []
+    benches: dict[str, Bench] = {}
+    ready, measured, leakage, used = [], [], [], []
     for i, direction in enumerate(directions):
 
         def said(share: float, error: float, i: int = i) -> None:
             report(i + share, error)
 
         direction, seeing = _ready(generator, direction, find, samples, batch)
+        if seeing not in benches:
+            benches[seeing] = Bench(generator, z, names, seeing, batch, extractors)
+        bench = benches[seeing]
         ready.append(direction)
-        measured.append(_measure(generator, direction, z, values, batch, exact, said))
-        leakage.append(_leakage(Plant(generator, names, seeing, batch), z, direction))
+        used.append(bench)
+        measured.append(_measure(bench, direction, values, exact, said))
+        leakage.append(_leakage(bench, direction))
+        bench.forget()
         report(i + 1, np.nan)
     norms = [part_norms(direction, generator.latent) for direction in ready]
     mean, rms, relative = np.stack(leakage, axis=1)
-    return Evaluation(ready, measured, names, mean, rms, relative, norms)
+    found = Evaluation(ready, measured, names, mean, rms, relative, norms, z)
+    if held:
+        found.held = _hold(found, used, report)
+    return found
+
+
+def _extractors(generator: Generator, backbone: str | None) -> dict[str, Error]:
+    """The perceptual distance of a backbone by its name, or nothing."""
+    if backbone is None:
+        return {}
+    distance = perceptual(generator.picture.height, generator.device, backbone)
+    return {distance.name: distance}
+
+
+def _refuse_to_hold(directions: Sequence[Direction], exact: bool) -> None:
+    there = sorted({d.name for d in directions if d.name in properties})
+    if not exact or len(there) < 2:
+        raise InputError(
+            "expected directions of two or more measurable properties, in closed loop, to hold "
+            f"some while others move, got {', '.join(there) or 'none'}"
+            f"{'' if exact else ' in open loop'}."
+        )
+
+
+def _hold(found: Evaluation, benches: Sequence[Bench], report: Report) -> list[list[Held]]:
+    """For each direction two of its moves again, with the properties of the others held."""
+    known = {m.direction.name: m.direction for m in found.measured if m}
+    results: list[list[Held]] = []
+    for i, measured in enumerate(found.measured):
+        results.append([])
+        if measured is None:
+            continue
+        direction = measured.direction
+        others = {name: d for name, d in known.items() if name != direction.name}
+        closed = [one for one in measured.accuracy if one.loop == "closed"]
+        for value in middle([one.value for one in closed]):
+            alone = next(one for one in closed if one.value == value)
+            results[i] += hold(benches[i], direction, alone, others)
+        report(len(found.directions) + i + 1, np.nan)
+    return results
 
 
 def _refuse_values_of_unmeasurable(
@@ -300,66 +323,41 @@ def _ready(
 
 
 def _measure(
-    generator: Generator,
+    bench: Bench,
     direction: Direction,
-    z: Tensor,
     values: Sequence[float] | None,
-    batch: int,
     exact: bool,
     report: Report,
 ) -> Measured | None:
     """The direction's own property: at each alpha, under the prior, and at stated values."""
     if direction.constant is None or direction.find is None:
         return None
-    plant = Plant(generator, [direction.name], direction.find, batch)
-    at_alphas = measured_at(plant, z, direction, ALPHAS)
-    above = (
-        plant.measure.properties[0]
-        .difference(plant(z)[:, 0], torch.tensor(direction.constant, dtype=torch.float64))
-        .numpy()
-    )
-    prior = direction.constant + above
+    plant = bench.plant(direction.name)
+    at_alphas = measured_at(plant, bench.z, direction, ALPHAS)
+    prior = plant(bench.z)
+    above = plant.error(prior, torch.full_like(prior, direction.constant))[:, 0].numpy()
     # distances of distributions do not change when both go through g^-1 and Phi
     ks = ks_distance(norm.cdf(direction.g_inverse(above)), parse_distribution("uniform(0, 1)"))
-    found = Measured(direction, ALPHAS, at_alphas, prior, ks)
-    values = _covered(found) if values is None else list(values)
+    found = Measured(direction, ALPHAS, at_alphas, direction.constant + above, ks)
+    values = list(values or _covered(found))
     loops = ("open", "closed") if exact else ("open",)
     for i, (value, loop) in enumerate((v, loop) for v in values for loop in loops):
-        found.accuracy.append(_control(plant, z, direction, value, loop))
+        found.accuracy.append(accuracy(bench, direction, float(value), loop))
         rms = root_mean_square(found.accuracy[-1].error)
         report((i + 1) / (1 + len(values) * len(loops)), rms)
     return found
 
 
 def _covered(found: Measured, count: int = 5) -> list[float]:
-    """Values over the range of the mean response within 2 of coordinate 0."""
+    """Values over the range of the mean response within 2 of coordinate 0, to a hundredth of the
+    steps between them."""
     mean = found.response[np.abs(found.alphas) <= 2, 0]
-    return np.linspace(np.nanmin(mean), np.nanmax(mean), count).tolist()
+    values, step = np.linspace(np.nanmin(mean), np.nanmax(mean), count, retstep=True)
+    digits = 2 - math.floor(math.log10(step)) if step else 6
+    return (np.round(values, digits) + 0.0).tolist()  # + 0.0: 0 has no minus
 
 
-def _control(plant: Plant, z: Tensor, direction: Direction, value: float, loop: str) -> Accuracy:
-    name = direction.name
-    done = control(
-        plant.generator,
-        z,
-        [Setting(name, "set", float(value))],
-        {name: direction},
-        find=plant.measure.find.name,
-        exact=loop == "closed",
-        batch=plant.batch,
-    )
-    return Accuracy(
-        loop,
-        float(value),
-        error=plant.error(done.measured, done.asked)[:, 0].numpy(),
-        measured=done.measured[:, 0].numpy(),
-        status=done.status.numpy(),
-        evaluations=done.evaluations.numpy(),
-        distance=(done.z - z).double().norm(dim=1).numpy(),
-    )
-
-
-def _leakage(plant: Plant, z: Tensor, direction: Direction) -> Array:
+def _leakage(bench: Bench, direction: Direction) -> Array:
     """Moves of every property per unit of t [3, P]: mean, root mean square, and that relative to
     the standard deviations under the prior.
 
@@ -367,39 +365,19 @@ def _leakage(plant: Plant, z: Tensor, direction: Direction) -> Array:
     square of their change of t (least squares through 0), so that those where g is flat, whose t
     hardly changes, do not drown the others.
     """
+    z, memory = bench.z, bench.memory
     own = direction.coordinate(z)[:, None]
-    ahead, behind = (plant(place(z, [direction], own + side * STEP)) for side in (1, -1))
-    moves = plant.error(ahead, behind).numpy()
+    ahead, behind = (memory(place(z, [direction], own + side * STEP)) for side in (1, -1))
+    moves = memory.error(ahead, behind).numpy()
     change = direction.g(own + STEP) - direction.g(own - STEP)
     weight = np.where(np.isnan(moves), 0.0, change**2)
     slope = np.where(np.isnan(moves), 0.0, moves) / change
     total = np.where(weight.any(axis=0), weight.sum(axis=0), np.nan)
     mean, rms = (weight * slope).sum(0) / total, np.sqrt((weight * slope**2).sum(0) / total)
-    return np.stack([mean, rms, rms * direction.g(own).std() / _spread(plant, z)])
+    return np.stack([mean, rms, rms * direction.g(own).std() / bench.spread])
 
 
-def _spread(plant: Plant, z: Tensor) -> Array:
-    """Standard deviation of every property [P]; NaN where it does not vary or is never found."""
-    columns = zip(plant.measure.properties, plant(z).T.numpy(), strict=True)
-    spread = [
-        response_of(prop, column[None], np.zeros(1))[0, 1] if not np.isnan(column).all() else 0.0
-        for prop, column in columns
-    ]
-    return np.where(np.array(spread) > 0, spread, np.nan)
-
-
-def _quantiles(values: Array) -> dict[str, float | None]:
+def _quantiles(values: Array) -> dict[str, float]:
     found = values[~np.isnan(values)]
     numbers = np.quantile(found, QUANTILES) if len(found) else [np.nan] * len(QUANTILES)
-    return {f"q{100 * q:02.0f}": _plain(x) for q, x in zip(QUANTILES, numbers, strict=True)}
-
-
-def root_mean_square(error: Array) -> float:
-    """Of the values that are not NaN; NaN where there is none."""
-    error = error[~np.isnan(error)]
-    return float(np.sqrt(np.mean(error**2))) if len(error) else math.nan
-
-
-def _plain(value: float) -> float | None:
-    """A number for JSON, which has no NaN."""
-    return None if np.isnan(value) else float(value)
+    return {f"q{100 * q:02.0f}": float(x) for q, x in zip(QUANTILES, numbers, strict=True)}

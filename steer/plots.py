@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from steer.comparison import Compared
 from steer.directions import Direction
 from steer.disk import write_atomically
 from steer.errors import InputError
@@ -91,7 +93,7 @@ def response_figure(direction: Direction) -> Figure:
     _draw_g(axes, direction, np.linspace(-3, 3, 2) if alphas is None else alphas)
     _label(axes, direction)
     if alphas is None or direction.response is None:
-        axes.set_title(f"{direction.name} · no measured response", fontsize=10)
+        axes.set_title(f"{_literal(direction.name)} · no measured response", fontsize=10)
     else:
         mean, spread, share = direction.response.T
         axes.fill_between(alphas, mean - spread, mean + spread, color=BLUE, alpha=0.2, lw=0)
@@ -132,7 +134,10 @@ def leakage_figure(evaluation: Evaluation) -> Figure:
         value, shade = evaluation.leakage[i, j], evaluation.relative[i, j]
         text = "–" if np.isnan(value) else _short(value)
         axes.text(j, i, text, ha="center", va="center", color="white" if shade > 0.55 else INK)
-    axes.set_yticks(range(rows), [f"{d.name}\nper {_one(d.unit)}" for d in evaluation.directions])
+    axes.set_yticks(
+        range(rows),
+        [f"{_literal(d.name)}\nper {_literal(_one(d.unit))}" for d in evaluation.directions],
+    )
     names = [f"{name}\n({properties.get(name).unit})" for name in evaluation.names]
     axes.set_xticks(range(columns), names)
     axes.set_xlabel("how far the measured property moves, in its unit")
@@ -159,7 +164,7 @@ def norms_figure(evaluation: Evaluation) -> Figure:
         zip(evaluation.directions, evaluation.norms, strict=True)
     ):
         at = np.arange(len(parts)) + (i - (count - 1) / 2) * width
-        axes.bar(at, list(norms.values()), width, color=colours[i], label=direction.name)
+        axes.bar(at, list(norms.values()), width, color=colours[i], label=_literal(direction.name))
     axes.set_xticks(range(len(parts)), parts)
     axes.set_xlabel("part of the latent code")
     axes.set_ylabel("squared norm of u")
@@ -202,7 +207,7 @@ def _draw_g(axes: Axes, direction: Direction, alphas: Array) -> None:
 def _label(axes: Axes, direction: Direction) -> None:
     axes.set_xlabel(COORDINATE)
     axes.set_ylabel(_named(direction))
-    axes.set_title(direction.name, fontsize=10)
+    axes.set_title(_literal(direction.name), fontsize=10)
 
 
 def _draw_spread(axes: Axes, alphas: Array, spread: Array, unit: str) -> None:
@@ -241,7 +246,12 @@ def _legend(figure: Figure) -> None:
 
 def _named(direction: Direction) -> str:
     """The factor with its unit, for an axis."""
-    return f"{direction.name} ({UNITS.get(direction.unit, direction.unit)})"
+    return _literal(f"{direction.name} ({UNITS.get(direction.unit, direction.unit)})")
+
+
+def _literal(text: str) -> str:
+    """Text of a file, in which Matplotlib is not to look for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _one(unit: str) -> str:
@@ -253,3 +263,64 @@ def _short(value: float) -> str:
     """Two or three digits, with a minus sign instead of a hyphen."""
     digits = ".0f" if abs(value) >= 10 else ".2f" if abs(value) >= 0.1 else ".1g"
     return f"{value:{digits}}".replace("-", "−")
+
+
+# --- methods side by side ---
+
+
+def comparison_figure(found: Sequence[Compared]) -> Figure:
+    """Methods side by side: above the measured response of each with its spread, below the errors,
+    how control ended, leakage, and what it took to find the direction."""
+    width = max(11.0, 2.2 * len(found))
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    figure = Figure(figsize=(width, 6.4), layout=layout)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+    above, below = parts
+    curves = above.subplots(1, len(found), sharey=True, squeeze=False).flat
+    for axes, one in zip(curves, found, strict=True):
+        _draw_curve(axes, one)
+    curves[0].set_ylabel(_named(found[0].direction))
+    above.supxlabel(COORDINATE, fontsize=9)
+    handles = curves[0].get_legend_handles_labels()
+    above.legend(*handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    names = [one.method for one in found]
+    errors, ends, *rest = bars = below.subplots(1, 5, sharey=True)
+    for what, colour in (("open", RED), ("closed", BLUE)):
+        errors.plot([getattr(one, what) for one in found], names, "o", color=colour, label=what)
+    errors.set_xscale("log")
+    errors.grid(axis="x", color=FADED, alpha=0.2)
+    errors.invert_yaxis()
+    left = np.zeros(len(found))
+    for what, colour in (("reached", BLUE), ("unreachable", RED), ("no_object", FADED)):
+        share = np.array([getattr(one, what) for one in found])
+        ends.barh(names, share, left=left, color=colour, alpha=0.6, label=what.replace("_", " "))
+        left += share
+    for axes in (errors, ends):
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7, frameon=False, ncols=3)
+    for axes, what in zip(rest, ("leakage", "evaluations", "seconds"), strict=True):
+        axes.barh(names, [getattr(one, what) for one in found], color=BLUE, alpha=0.6)
+    unit = found[0].measured.factor.unit
+    labels = (
+        f"error ({UNITS.get(unit, unit)})", "share of items, closed loop",
+        "leakage (std of the prior)", "pictures made to find it", "seconds to find it",
+    )  # fmt: skip
+    for axes, label in zip(bars, labels, strict=True):
+        axes.set_xlabel(label, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_curve(axes: Axes, one: Compared) -> None:
+    """The measured response of one method, g + c, and the values that were asked for."""
+    measured = one.measured
+    mean, spread, _ = measured.response.T
+    axes.fill_between(measured.alphas, mean - spread, mean + spread, color=BLUE, alpha=0.2, lw=0)
+    axes.plot(measured.alphas, mean, "o-", color=BLUE, ms=3, lw=1, label="measured, mean and std")
+    low, high = axes.get_ylim()
+    _draw_g(axes, one.direction, measured.alphas)
+    for value in {accuracy.value for accuracy in measured.accuracy}:
+        axes.axhline(value, color=FADED, lw=0.5, ls=":")
+    axes.plot([], [], ":", color=FADED, lw=1, label="asked for")
+    axes.set_ylim(low, high)
+    axes.set_title(one.method, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -2,42 +2,46 @@
 
 None of them follows transforms code by code: `walk` learns one straight step for all codes,
 `pca` and `closed-form` name no factor, so that a measure chooses among what they give, and
-`group-means` is told by a measure which codes show more of it.
+`group-means` is told by a measure which codes show more of it, or by a person (`fit_groups`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from steer.batches import affordable
-from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at
+from steer.calibration import ALPHAS, calibrated, choose_measure, measured_at
 from steer.closed_loop import Plant, place
 from steer.directions import Direction
 from steer.errors import InputError
-from steer.evaluation import evaluate, root_mean_square
 from steer.files import how_made
-from steer.fitting import fit_direction
 from steer.generators.base import Generator
 from steer.generators.spaces import Mapped
 from steer.generators.style import EqualLinear
-from steer.knobs import Status
 from steer.measures import properties
 from steer.optimise import Adam
 from steer.registry import Registry
 from steer.regression import Pairs, fit_g
 from steer.trajectories import Follow
+from steer.transforms import transforms
 
 Array = NDArray[np.float64]
+Report = Callable[[int], None]
 #: Layers that a code goes into.
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, EqualLinear)
+#: Fewer codes tell of no property, and make no group.
+LEAST = 8
+#: What a direction may be called: it stands before "=" on a command line, and in file names.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ def pca(task: Task) -> Array:
 
 @methods.register("group-means")
 def group_means(task: Task) -> Array:
-    """Mean of the codes with the most of the property less that of those with the least: a
-    quarter of them each (equations 4.2 and 4.3 of the thesis)."""
+    """Mean of the codes with the most of the property less that of those with the least, a
+    quarter of them each (Zeng 2022, equations 4.2 and 4.3, whose groups were labelled)."""
     z = task.codes[:, : task.generator.latent.dim].double().numpy()
     found = ~np.isnan(task.measured)
     order = np.argsort(task.measured[found])
@@ -154,6 +158,46 @@ def first_weights(generator: Generator) -> Array:
     return rows[:, :dim].double().cpu().numpy()
 
 
+# --- from candidates to a calibrated direction ---
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Codes [n, width] of the prior, and what `plant` measures of one property on their pictures
+    [n] (NaN: not found): the same for every method."""
+
+    plant: Plant
+    codes: Tensor
+    values: Array
+
+
+def look(
+    generator: Generator,
+    name: str,
+    *,
+    find: str | None = None,
+    samples: int = 256,
+    seed: int = 0,
+    batch: int = 64,
+) -> Seen:
+    """Measures a property on codes of the prior.
+
+    Raises InputError for one that is not measurable, or found in fewer than `LEAST` pictures.
+    """
+    if name not in properties or name not in transforms:
+        raise InputError(f"expected a measurable property, got {name}.")
+    plant = Plant(generator, [name], find or choose_measure(generator), batch)
+    codes = generator.sample(samples, seed)
+    values = plant(codes)[:, 0].numpy()
+    found = int(np.isfinite(values).sum())
+    if found < LEAST:
+        raise InputError(
+            f"expected {name} in {LEAST} or more of {samples} pictures by "
+            f"{plant.measure.find.name}, found it in {found}."
+        )
+    return Seen(plant, codes, values)
+
+
 def fit_by(
     generator: Generator,
     method: str,
@@ -163,12 +207,14 @@ def fit_by(
     samples: int = 256,
     seed: int = 0,
     batch: int = 64,
+    report: Report = lambda done: None,
 ) -> Direction:
     """The direction of a measurable property by a method of `methods`, calibrated by a measure.
 
     Of several candidates the one is taken whose coordinates correlate most with the measured
     property over `samples` codes; its sign makes the property rise. g is fitted to what is measured
-    where codes are placed along it, and judged on a quarter of them that was left out.
+    where codes are placed along it, and judged on a quarter of them that was left out: its
+    `held_out_r2` is one of measured values, not of trajectories.
 
     Raises InputError for a property that cannot be measured, or is found in too few pictures.
 
@@ -177,33 +223,36 @@ def fit_by(
     >>> found.name, len(found.u)
     ('brightness', 10)
     """
-    candidates_of, name = methods.get(method), how.transform
-    if name not in properties:
-        raise InputError(f"expected a measurable property for the method {method}, got {name}.")
-    find = find or choose_measure(generator)
-    plant = Plant(generator, [name], find, batch)
-    codes = generator.sample(samples, seed)
-    measured = plant(codes)[:, 0].numpy()
-    if np.isfinite(measured).sum() < 8:
-        raise InputError(
-            f"expected {name} in 8 or more of {samples} pictures by {find}, found it in "
-            f"{int(np.isfinite(measured).sum())}."
-        )
-    task = Task(generator, codes, measured, how, seed)
-    candidates = candidates_of(task)
+    methods.get(method)
+    seen = look(generator, how.transform, find=find, samples=samples, seed=seed, batch=batch)
+    return fit_seen(seen, method, how, seed, report)
+
+
+def fit_seen(
+    seen: Seen, method: str, how: Follow, seed: int = 0, report: Report = lambda done: None
+) -> Direction:
+    """`fit_by`, where the codes have been measured already."""
+    task = Task(seen.plant.generator, seen.codes, seen.values, how, seed)
+    candidates = methods.get(method)(task)
     if not np.isfinite(candidates).all() or not candidates.any():
-        raise InputError(f"expected a direction of {name} by {method}, what it found is none.")
-    u = chosen(candidates, task)
+        raise InputError(
+            f"expected a direction of {how.transform} by {method}, what it found is none."
+        )
+    return _along(seen, chosen(candidates, task), seed, report, method=method)
+
+
+def _along(seen: Seen, u: Array, seed: int, report: Report, **options: Any) -> Direction:
+    """u [d] with g fitted to what is measured along it, and the measured response."""
+    generator, name = seen.plant.generator, seen.plant.measure.names[0]
     std = generator.latent.std_along(u)
-    direction = Direction(name, how.warp.unit, u, np.ones(100), std=std)
-    pairs = _placed(plant, codes, direction)
-    fitted = replace(direction, **fit_g(pairs, u, std, seed=seed))
-    fitted.generator = generator.identity()
-    fitted = calibrate(generator, fitted, find, samples=samples, seed=seed, batch=batch)
-    fitted.made = how_made(
-        "fit-direction", seed=seed, method=method, samples=samples, transform=name
+    direction = Direction(name, transforms.get(name).unit, u, np.ones(100), std=std)
+    at = measured_at(seen.plant, seen.codes, direction, ALPHAS, report)
+    direction = replace(direction, **fit_g(_pairs(seen, direction, at), u, std, seed=seed))
+    direction.generator = generator.identity()
+    direction.made = how_made(
+        "fit-direction", seed=seed, samples=len(seen.codes), transform=name, **options
     )
-    return fitted
+    return calibrated(direction, seen.plant, at)
 
 
 def chosen(candidates: Array, task: Task) -> Array:
@@ -220,12 +269,11 @@ def chosen(candidates: Array, task: Task) -> Array:
     return units[best] * (1.0 if correlation[best] >= 0 else -1.0)
 
 
-def _placed(plant: Plant, codes: Tensor, direction: Direction) -> Pairs:
-    """Codes placed along the direction, with the change of what is measured."""
-    dim = plant.generator.latent.dim
-    at = measured_at(plant, codes, direction, ALPHAS)
+def _pairs(seen: Seen, direction: Direction, at: Array) -> Pairs:
+    """Codes placed along the direction, with the change of what is measured `at` [A, n] ALPHAS."""
+    dim, codes = len(direction.u), seen.codes
     zero = np.broadcast_to(at[int(np.abs(ALPHAS).argmin())], at.shape).copy()
-    prop = plant.measure.properties[0]
+    prop = seen.plant.measure.properties[0]
     change = prop.difference(torch.from_numpy(at), torch.from_numpy(zero)).numpy()
     middle = place(codes, [direction], np.zeros((len(codes), 1)))[:, :dim].double().numpy()
     moved = np.stack([middle + a * direction.std * direction.u for a in ALPHAS])
@@ -234,91 +282,97 @@ def _placed(plant: Plant, codes: Tensor, direction: Direction) -> Pairs:
     return Pairs(middle[items], moved[used], change[used], np.zeros(len(items)), items)
 
 
-# --- all of them on the same codes ---
+# --- groups that somebody has made ---
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A method's direction and how it does.
-
-    `r2` is that of g on held-out codes, `open` and `closed` the root mean square of the measured
-    value less the one asked for (closed: where it was reached, a share `reached` of the items),
-    `std` that of the measured value at one coordinate, `leakage` the mean move of the other
-    properties for a move by one standard deviation, in theirs; `evaluations` are pictures made to
-    find it.
-    """
-
-    direction: Direction
-    method: str
-    r2: float
-    open: float
-    closed: float
-    reached: float
-    std: float
-    leakage: float
-    seconds: float
-    evaluations: int
-
-    @property
-    def row(self) -> dict[str, float | str]:
-        """All but the direction, by name."""
-        return {name: value for name, value in vars(self).items() if name != "direction"}
-
-
-def compare(
+def fit_groups(
     generator: Generator,
-    method: str,
-    transform: str,
+    more: Tensor,
+    less: Tensor,
+    name: str,
     *,
-    starts: int = 64,
-    samples: int = 256,
-    judged_on: int = 64,
     find: str | None = None,
+    samples: int = 256,
     seed: int = 0,
     batch: int = 64,
-) -> Compared:
-    """The direction of a transform by `trajectory` or one of `methods`, judged on `judged_on` codes
-    that it was not found with.
+    source: Sequence[str] | None = None,
+    report: Report = lambda done: None,
+) -> Direction:
+    """The direction from the mean of codes `less` [m, width] to that of `more` [n, width], groups
+    that a person or a classifier has made (Zeng 2022, equations 4.2 and 4.3).
 
-    Raises InputError for a property that is not measurable, and what finding it raises.
+    Of a measurable property it is calibrated as by `fit_by`; its sign stays that of the groups, and
+    `steer.calibration.falls` says where the property falls along it. Of any other name g(s) is s: t
+    counts standard deviations of the prior, and nothing is measured. The quality's `held_out_auc`
+    is the share of pairs that the coordinate puts in order, of a quarter of each group that was
+    left out. `source` is what the direction records of where the groups came from.
+
+    Raises InputError for groups of fewer than `LEAST` codes or with one mean, and for a name that
+    no file can have, or of a transform or a property that is not measurable on its own.
+
+    >>> from steer.generators import load
+    >>> sprites = load(device="cpu")
+    >>> codes = sprites.sample(64)
+    >>> odd = codes[:, 3] > 0
+    >>> found = fit_groups(sprites, codes[odd], codes[~odd], "odd")
+    >>> found.unit, int(abs(found.u).argmax()), found.quality["held_out_auc"] > 0.8
+    ('std', 3, True)
     """
-    drawn = 0
+    groups = [_group(codes, generator) for codes in (more, less)]
+    u = _between(*groups)
+    quality = {
+        "held_out_auc": _told_apart(groups, seed),
+        "more": float(len(more)),
+        "less": float(len(less)),
+    }
+    if name in properties and name in transforms:
+        seen = look(generator, name, find=find, samples=samples, seed=seed, batch=batch)
+        direction = _along(seen, u, seed, report, method="group-means", groups=source)
+        direction.quality |= quality
+        return direction
+    require_new_name(name)
+    std = generator.latent.std_along(u)
+    low, high = np.quantile(np.concatenate(groups) @ u / std, [0.01, 0.99])
+    made = how_made("fit-direction", seed=seed, name=name, method="group-means", groups=source)
+    return Direction(
+        name, "std", u, np.ones(100), (float(low), float(high)), quality,
+        generator=generator.identity(), std=std, made=made,
+    )  # fmt: skip
 
-    def count(module: nn.Module, arguments: tuple, pictures: Tensor) -> None:
-        nonlocal drawn
-        drawn += len(pictures)
 
-    if transform not in properties:
-        raise InputError(f"expected a measurable property to compare, got {transform}.")
-    options: dict[str, Any] = {"find": find, "samples": samples, "seed": seed, "batch": batch}
-    hook, start = generator.register_forward_hook(count), time.perf_counter()
-    try:
-        if method == "trajectory":
-            direction = fit_direction(generator, transform, starts=starts, **options)
-        else:
-            direction = fit_by(generator, method, Follow(transform), **options)
-    finally:
-        hook.remove()
-    seconds = time.perf_counter() - start
-    judged = evaluate(generator, [direction], samples=judged_on, seed=seed + 1, batch=batch)
-    measured = judged.measured[0]
-    if measured is None:
-        raise InputError(f"expected {transform} to be found at coordinate 0, it never is.")
-    errors: dict[str, list[Array]] = {"open": [], "closed": []}
-    for one in measured.accuracy:
-        counts = one.loop == "open" or one.status == Status.REACHED
-        errors[one.loop].append(one.error[np.broadcast_to(counts, one.error.shape)])
-    closed = [one for one in measured.accuracy if one.loop == "closed"]
-    others = np.delete(judged.relative[0], judged.names.index(transform))
-    return Compared(
-        direction,
-        method,
-        r2=direction.quality["held_out_r2"],
-        open=root_mean_square(np.concatenate(errors["open"])),
-        closed=root_mean_square(np.concatenate(errors["closed"])),
-        reached=float(np.mean([one.share(Status.REACHED) for one in closed])),
-        std=float(np.nanmean(measured.response[:, 1])),
-        leakage=float(np.nanmean(others)),
-        seconds=seconds,
-        evaluations=drawn,
-    )
+def _group(codes: Tensor, generator: Generator) -> Array:
+    """z [n, d] of a group's codes."""
+    if codes.dim() != 2 or codes.shape[1] != generator.width or len(codes) < LEAST:
+        raise InputError(
+            f"expected {LEAST} or more codes [n, {generator.width}] of {generator.name} in each "
+            f"group, got {list(codes.shape)}."
+        )
+    return codes[:, : generator.latent.dim].double().cpu().numpy()
+
+
+def _between(more: Array, less: Array) -> Array:
+    """The unit vector [d] from the mean of one group to that of the other."""
+    apart = more.mean(0) - less.mean(0)
+    if not apart.any():
+        raise InputError("expected groups whose means differ, they are the same.")
+    return apart / np.linalg.norm(apart)
+
+
+def _told_apart(groups: Sequence[Array], seed: int) -> float:
+    """The share of pairs of left-out codes, one of each group, that are in order along the
+    direction of the other codes."""
+    shuffled = [np.random.default_rng(seed).permutation(group) for group in groups]
+    u = _between(*(group[len(group) // 4 :] for group in shuffled))
+    more, less = (group[: len(group) // 4] @ u for group in shuffled)
+    return float(mannwhitneyu(more, less).statistic) / (len(more) * len(less))
+
+
+def require_new_name(name: str) -> None:
+    """InputError for a name that cannot be a direction's own."""
+    if name in properties or name in transforms:
+        raise InputError(
+            f"expected a property with a measure and a transform of its own, or a new name for "
+            f"what no measure knows, got {name}."
+        )
+    if not NAME.fullmatch(name):
+        raise InputError(f"expected a name of letters, digits, - and _ (at most 40), got {name!r}.")

@@ -235,6 +235,7 @@ def test_a_falling_response_is_said_and_never_reversed():
 def test_stated_values_default_to_what_the_prior_covers(three):
     values = [one.value for one in three.measured[0].accuracy]
     assert values == pytest.approx(np.linspace(-0.286, 0.286, 5), abs=0.01)
+    assert values == [round(value, 3) for value in values]
 
 
 def test_values_of_what_is_not_measurable_are_refused():

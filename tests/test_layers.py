@@ -15,29 +15,18 @@ import steer
 PACKAGE = Path(steer.__file__).parent
 #: First part of a module's name under `steer` to its floor; folders count as one.
 FLOORS = {
-    **dict.fromkeys(["errors", "registry", "disk", "files", "hub", "checkpoints"], 1),
-    **dict.fromkeys(["unpickle", "tensors", "torch_files", "pickles", "downloads"], 1),
-    **dict.fromkeys(["images", "sheets", "datasets"], 1),
-    **dict.fromkeys(["generators", "transforms", "losses", "saliency", "measures"], 2),
-    **dict.fromkeys(["optimise", "batches", "distributions"], 2),
-    **dict.fromkeys(
-        [
-            "inversion",
-            "trajectories",
-            "directions",
-            "regression",
-            "calibration",
-            "closed_loop",
-            "knobs",
-        ],
-        3,
-    ),
-    **dict.fromkeys(
-        ["evaluation", "rivals", "fitting", "photos", "rendering", "plots", "training", "scenes"], 3
-    ),
-    **dict.fromkeys(["folders"], 1),
-    **dict.fromkeys(["conversion", "sharing"], 3),
-    **dict.fromkeys(["cli"], 4),
+    name: floor
+    for floor, names in {
+        1: """errors registry disk files hub checkpoints unpickle tensors torch_files pickles
+        downloads folders images sheets datasets page""",
+        2: """generators transforms backbones losses saliency measures optimise batches
+        distributions""",
+        3: """inversion trajectories directions regression calibration closed_loop knobs fitting
+        rivals bench accuracy holding evaluation comparison plots rendering report photos populate
+        scores picture_sets conversion sharing training scenes""",
+        4: "cli",
+    }.items()
+    for name in names.split()
 }
 FILES = {
     ".".join(["steer", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(

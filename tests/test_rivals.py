@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from commands import Steer, refused
+from hypothesis import given
+from hypothesis.strategies import integers, sampled_from
+from scipy.stats import norm
 from torch import nn
 from toys import AXES, Blob
 
-from steer.directions import KNOTS
+from steer.calibration import ALPHAS, falls
+from steer.closed_loop import Plant
+from steer.directions import KNOTS, Direction
 from steer.errors import InputError
-from steer.files import load
+from steer.files import load, save
 from steer.generators.base import Generator, LatentSpace, PictureShape
 from steer.generators.spaces import Mapped
 from steer.generators.style import Mapping
 from steer.generators.stylegan2 import StyleGAN2
+from steer.measures import Intensity, finders
 from steer.regression import Pairs, fit_g
-from steer.rivals import first_weights, fit_by, methods
+from steer.rivals import first_weights, fit_by, fit_groups, fit_seen, look, methods
 from steer.trajectories import Follow
 
 
@@ -93,7 +101,7 @@ class Dark(Generator):
     ("generator", "method", "transform", "said"),
     [
         (Blob(), "pcs", "zoom", "unknown method 'pcs': did you mean pca"),
-        (Blob(), "walk", "shear-x", "expected a measurable property for the method walk"),
+        (Blob(), "walk", "shear-x", "expected a measurable property, got shear-x"),
         (
             Dark(LatentSpace(2), PictureShape(1, 8, 8)), "group-means", "translate-x",
             "expected translate-x in 8 or more of 64 pictures by intensity, found it in 0",
@@ -130,21 +138,114 @@ def test_every_method_is_a_command_away(steer: Steer, tiny, tmp_path):
     refused(steer(*base, "--method", "walks"), "did you mean walk")
 
 
-def test_comparison(steer: Steer, tiny, tmp_path):
-    asked = ("compare", "-t", "brightness", "--model", tiny, "--methods", "trajectory, pca")
-    small = ("--starts", 5, "--samples", 16, "-n", 8)
-    ended = steer(*asked, *small, "-o", tmp_path / "out", "--json")
-    assert ended.status == 0, ended.err
-    rows = ended.summary["rows"]
-    assert [row["method"] for row in rows] == ["trajectory", "pca"]
-    # followed: 5 starts, 5 targets on each side, 20 steps at most; then calibrated
-    assert 16 * 13 < rows[0]["evaluations"] <= 5 * (1 + 10 * 20) + 64 + 16 * 13
-    for row in rows:
-        assert 0 <= row["closed"] <= 0.005 and row["closed"] <= row["open"]
-        assert 0 < row["reached"] <= 1 and row["seconds"] > 0 and row["std"] >= 0
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["compare.json", "pca.safetensors", "trajectory.safetensors"]
-    table = steer(*asked, *small).out.decode()
-    assert "trajectory" in table and "leakage" in table
-    refused(steer("compare", "--methods", "magic"), "unknown method 'magic'")
-    refused(steer("compare", "-o", "-"), "expected a folder for -o")
+class Counting(Intensity):
+    """Counts the pictures that it looks at."""
+
+    seen = 0
+
+    def __call__(self, pictures):
+        Counting.seen += len(pictures)
+        return super().__call__(pictures)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """`--measure counting`, at 0."""
+    monkeypatch.setattr(finders, "_loaded", {**finders._loaded, "counting": Counting})
+    monkeypatch.setattr(finders, "_entries", {**finders._entries, "counting": lambda: Counting})
+    monkeypatch.setattr(Counting, "seen", 0)
+    return Counting
+
+
+def test_nothing_is_measured_twice(counting):
+    fit_by(Blob(), "group-means", Follow("translate-x"), find="counting", samples=16)
+    assert counting.seen == 16 * (1 + len(ALPHAS))  # it was 16 * (1 + 2 * len(ALPHAS))
+    seen = look(Blob(), "translate-x", find="counting", samples=16)
+    for method in ("group-means", "pca"):
+        counting.seen = 0
+        fit_seen(replace(seen, plant=Plant(Layered(), ["translate-x"], "counting")), method,
+                 Follow("translate-x"))  # fmt: skip
+        assert counting.seen == 16 * len(ALPHAS)
+
+
+# --- groups that somebody has made ---
+
+
+def grouped(n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of a blob: with x to the right of the middle, and to the left."""
+    codes = Blob().sample(n, seed=5)
+    right = codes @ torch.from_numpy(AXES[0]).float() > 0
+    return codes[right], codes[~right]
+
+
+def test_groups_of_a_measurable_property_are_calibrated():
+    more, less = grouped()
+    found = fit_groups(Blob(), more, less, "translate-x", find="intensity", samples=64)
+    np.testing.assert_allclose(np.linalg.norm(found.u), 1)
+    apart = (more.double().mean(0) - less.double().mean(0)).numpy()
+    np.testing.assert_allclose(found.u, apart / np.linalg.norm(apart))
+    assert found.u @ AXES[0] > 0.95 and found.find == "intensity"
+    assert found.quality["held_out_r2"] > 0.95 and not falls(found)
+    assert found.quality["more"] == len(more) and found.quality["held_out_auc"] > 0.95
+    by_measure = fit_by(Blob(), "group-means", Follow("translate-x"), samples=64)
+    assert found.unit == by_measure.unit
+
+
+def test_the_sign_is_that_of_the_groups():
+    more, less = grouped()
+    turned = fit_groups(Blob(), less, more, "translate-x", find="intensity", samples=64)
+    assert turned.u @ AXES[0] < -0.95
+    assert falls(turned) and turned.quality["held_out_r2"] < 0.1
+
+
+def test_groups_that_no_measure_knows(tmp_path):
+    more, less = grouped()
+    found = fit_groups(Blob(), more, less, "at-right")
+    assert (found.unit, found.find, found.constant) == ("std", None, None)
+    np.testing.assert_allclose(found.g(np.array([-7.0, 0.3, 2.0])), [-7, 0.3, 2])
+    assert found.coordinate(more).mean() > 0.5 > -0.5 > found.coordinate(less).mean()
+    save(found.artefact(), tmp_path / "d.safetensors")
+    again = Direction.of(load(tmp_path / "d.safetensors"))
+    assert again.name == "at-right" and again.quality == found.quality
+
+
+@given(seed=integers(0, 20), apart=sampled_from([0.0, 1.0, 3.0]))
+def test_the_share_of_pairs_in_order(seed, apart):
+    rng = np.random.default_rng(seed)
+    more, less = rng.standard_normal((2, 400, 3))
+    more[:, 0] += apart
+    found = fit_groups(Point(), *(torch.from_numpy(g).float() for g in (more, less)), "new")
+    # pairs of normal codes are in order with probability Phi(apart / sqrt 2)
+    told = found.quality["held_out_auc"]
+    assert told == pytest.approx(norm.cdf(apart / 2**0.5), abs=0.15)
+
+
+class Point(Generator):
+    """Grey pictures of three latents."""
+
+    def __init__(self):
+        super().__init__(LatentSpace(3), PictureShape(1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "name", "said"),
+    [
+        ((7, 3), (8, 3), "new", r"expected 8 or more codes \[n, 3\] of point .* got \[7, 3\]"),
+        ((8, 3), (0, 3), "new", r"got \[0, 3\]"),
+        ((8, 3), (8, 4), "new", r"got \[8, 4\]"),
+        ((8, 3), (8, 3), "shear-x", "expected a property with a measure .* got shear-x"),
+        ((8, 3), (8, 3), "area", "expected a property with a measure .* got area"),
+        ((8, 3), (8, 3), "a=b", "expected a name of letters, digits, - and _ .* got 'a=b'"),
+        ((8, 3), (8, 3), "../x", "expected a name of letters"),
+        ((8, 3), (8, 3), "", "expected a name of letters"),
+    ],
+)
+def test_what_makes_no_groups(more, less, name, said):
+    with pytest.raises(InputError, match=said):
+        fit_groups(Point(), torch.rand(more), torch.rand(less), name)
+
+
+def test_groups_with_one_mean_have_no_direction():
+    codes = torch.rand(8, 3)
+    with pytest.raises(InputError, match="groups whose means differ"):
+        fit_groups(Point(), codes, codes, "new")

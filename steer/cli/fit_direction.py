@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +38,8 @@ from steer.errors import InputError
 if TYPE_CHECKING:
     from steer.directions import Direction
     from steer.files import Artefact
-    from steer.trajectories import Trajectories
+    from steer.generators import Generator
+    from steer.trajectories import Follow, Trajectories
 
 NAME = "fit-direction"
 #: Options of trajectories and their fit that other methods have no use for.
@@ -45,8 +47,9 @@ UNUSED = (
     *("trajectories", "starts", "points", "steps", "constraint", "parts"),
     *("worst", "threshold", "smoothness"),
 )
-#: Under this held-out R^2 a direction is remarked on.
+#: Under this held-out R^2 a direction is remarked on, and under this share of pairs in order.
 TELLS_LITTLE = 0.1
+HARDLY_APART = 0.6
 #: Options that say how a transform is followed.
 FOLLOWING = (
     *("starts", "extent", "points", "steps", "loss", "sigma", "constraint", "parts"),
@@ -75,9 +78,26 @@ def command(
         str,
         typer.Option(
             help="trajectory, or for comparison walk, pca, closed-form or group-means, which a "
-            "measure of the property tells what to look for."
+            "measure of the property tells what to look for. Their R^2 is of values measured along "
+            "their own line, not of trajectories."
         ),
     ] = "trajectory",
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group",
+            help="With group-means: latents with more of the property, then --group again: those "
+            "with less, told apart by a person or a classifier.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            help="What two groups differ in where no measure knows it: t then counts standard "
+            "deviations of the prior.",
+        ),
+    ] = None,
     model: OptionalModel = None,
     starts: Starts = 64,
     extent: Extent = None,
@@ -111,19 +131,26 @@ def command(
     find u by another method.
 
     The direction is then calibrated: the measured property at each coordinate is kept with it.
+    Between two groups of codes it points to the first, whichever way the measured property goes.
 
     Example: steer fit-direction --transform zoom -o zoom.safetensors
     """
-    target = options.save_or_pipe(out, f"{transform or 'direction'}.safetensors")
+    _refuse_incomplete_groups(group or [], method, transform, name)
+    target = options.save_or_pipe(out, f"{name or transform or 'direction'}.safetensors")
     options.refuse_json_on_stdout(json_, target)
     from steer.files import load
     from steer.fitting import fit_direction
+    from steer.rivals import require_new_name
     from steer.trajectories import Follow
 
     if method != "trajectory":
         unused = UNUSED if method == "walk" else (*UNUSED, "extent", "loss", "sigma")
         refuse_given(context, unused, f"with --method {method}, which follows no code")
+    if name is not None:
+        require_new_name(name)
+        refuse_given(context, ("measure", "samples", "batch"), "with --name, which is not measured")
     given = [load(path, "trajectories") for path in trajectories or []]
+    groups = [load(path, "latents") for path in group or []]
     how: str | Follow
     if given:
         refuse_given(context, FOLLOWING, "beside --trajectories, which were followed already")
@@ -133,18 +160,19 @@ def command(
             transform or "translate-x", extent, points, steps, loss, sigma, constraint, seed, parts
         )
     followed = how.transform if isinstance(how, Follow) else how
-    _refuse_what_does_nothing(context, followed, threshold)
+    if name is None:
+        _refuse_what_does_nothing(context, followed, threshold)
+    made_before = [*given, *groups]
     generator = options.open_generator(
-        model, device, given[0] if given else None,
-        classes=_classes(given) or class_, truncation=truncation, noise=noise, space=space,
+        model, device, made_before[0] if made_before else None,
+        classes=_classes(made_before) or class_, truncation=truncation, noise=noise, space=space,
     )  # fmt: skip
     if method != "trajectory":
-        from steer.rivals import fit_by
-
         assert isinstance(how, Follow)
-        direction = fit_by(
-            generator, method, how, find=measure, samples=samples, seed=seed, batch=batch
-        )
+        direction = _by_another_method(
+            generator, method, how, list(zip(group or [], groups, strict=True)), name, quiet,
+            find=measure, samples=samples, seed=seed, batch=batch,
+        )  # fmt: skip
         _keep(direction, target, json_)
         return
     bar_is_off = quiet or bool(given)
@@ -158,16 +186,73 @@ def command(
     _keep(direction, target, json_)
 
 
+def _by_another_method(
+    generator: Generator,
+    method: str,
+    how: Follow,
+    groups: list[tuple[str, Artefact]],
+    name: str | None,
+    quiet: bool,
+    **common: Any,
+) -> Direction:
+    """By a method of `steer.rivals`, or between two groups; InputError where the groups' codes are
+    not of the generator."""
+    from steer.calibration import ALPHAS
+    from steer.generators import require_same
+    from steer.rivals import fit_by, fit_groups
+
+    for path, artefact in groups:
+        require_same(artefact.made.get("generator", {}), generator, f"latents {path}")
+    codes = [options.codes_of(artefact, generator) for _, artefact in groups]
+    title = f"measuring {how.transform}"
+    with options.progress(title, len(ALPHAS), quiet or name is not None) as bar:
+        common["report"] = lambda done: bar(done, method)
+        if not groups:
+            return fit_by(generator, method, how, **common)
+        more, less = codes
+        source = [Path(path).name for path, _ in groups]
+        return fit_groups(generator, more, less, name or how.transform, source=source, **common)
+
+
 def _keep(direction: Direction, target: str, json_: bool) -> None:
+    from steer.calibration import falls
     from steer.files import save
 
     artefact = direction.artefact()
     save(artefact, target)
-    told = direction.quality["held_out_r2"]
-    if told < TELLS_LITTLE:
+    told, auc = (direction.quality.get(f"held_out_{what}", 1.0) for what in ("r2", "auc"))
+    if falls(direction):
+        options.note(f"the measured {direction.name} falls along this direction.")
+    elif told < TELLS_LITTLE:
         options.note(f"this tells little of {direction.name}: R^2 held out is {told:.2f}.")
+    if auc < HARDLY_APART:
+        options.note(
+            f"this hardly tells the groups apart: of left-out pairs {auc:.0%} are in order."
+        )
     if json_:
         options.print_json({"output": target, **direction.facts, **artefact.made})
+
+
+def _refuse_incomplete_groups(
+    groups: list[str], method: str, transform: str | None, name: str | None
+) -> None:
+    """InputError unless there are two groups, of one named property, for group-means; or none."""
+    if not groups and name is None:
+        return
+    if method != "group-means":
+        raise InputError(
+            f"expected --method group-means with --group or --name, got --method {method}."
+        )
+    if len(groups) != 2:
+        raise InputError(
+            "expected --group twice, latents with more of the property and latents with less, got "
+            f"{len(groups)}."
+        )
+    if (transform is None) == (name is None):
+        raise InputError(
+            "expected either --transform or --name to say what the two groups differ in, got "
+            f"{'none' if name is None else 'both'}."
+        )
 
 
 def _refuse_what_does_nothing(
