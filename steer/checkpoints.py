@@ -64,6 +64,22 @@ class Checkpoint:
     verified: bool
     beside: dict[str, Tensor] = field(default_factory=dict)
 
+    def shape_of(self, name: str, dims: int) -> tuple[int, ...]:
+        """The shape of a tensor that the architecture is read from; InputError unless it is there
+        and has `dims` dimensions, none of length 0.
+
+        >>> import torch
+        >>> Checkpoint("a.pt", {}, {"w": torch.zeros(3, 2)}, "", False).shape_of("w", 2)
+        (3, 2)
+        """
+        tensor = self.state.get(name)
+        if tensor is None or tensor.dim() != dims or not tensor.numel():
+            got = "none" if tensor is None else f"shape {list(tensor.shape)}"
+            raise InputError(
+                f"{self.origin}: expected a tensor {name} of {dims} dimensions, got {got}."
+            )
+        return tuple(tensor.shape)
+
 
 def read_checkpoint(source: Source, sha256: str | None = None) -> Checkpoint:
     """Configuration and weights of a source, as data: nothing in them is executed.

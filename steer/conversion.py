@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from steer.hub import WEIGHTS_NAME, Source, cached, locate
 CARD = "README.md"
 #: What config.json says of a conversion: the SHA-256 of the weights that were converted first.
 ORIGINAL = "source_sha256"
+#: The last line of a card as it was written, with the SHA-256 of what stands above it.
+MARK = "<!-- written by steer convert, not edited: {} -->\n"
 #: What a conversion consists of.
 FILES = ("config.json", WEIGHTS_NAME, CARD)
 #: How the Hub names licences: a card that says something else says nothing.
@@ -52,8 +55,9 @@ def convert(model: str, folder: str | Path, say: Say = lambda sentence: None) ->
     """Write anything that `--model` takes as config.json, model.safetensors and a card (README.md).
 
     `load(str(folder))` makes the same pictures, bit for bit. StyleGANs of every layout are written
-    in NVIDIA's, the tensors of other families as they were read. `say` is told the licence of a
-    registered model at its first use, and which directions stay behind. Returns what was written.
+    in NVIDIA's, the tensors of other families as they were read. A card that somebody has edited
+    stays. `say` is told so, the licence of a registered model at its first use, and which
+    directions stay behind. Returns what was written.
 
     Raises InputError where the model cannot be read or the folder holds anything else than an
     earlier conversion of the same weights, MachineError where the Hub or the disk fails.
@@ -72,6 +76,9 @@ def convert(model: str, folder: str | Path, say: Say = lambda sentence: None) ->
         check_same(folder, form.config[ORIGINAL], read_config(locate(str(folder))).get(ORIGINAL))
     with filled_beside(folder) as beside:
         save_checkpoint(beside, form.config, form.state, _card(form.facts, _terms(source)))
+        if _is_edited(folder / CARD):
+            (beside / CARD).unlink()
+            say(f"{folder / CARD} was edited by somebody and stays: remove it for a new one.")
         form.state.clear()  # held once from here on
         again = load(str(beside), "cpu")
         _check_same(form, again)
@@ -157,6 +164,19 @@ def _check_same(form: Form, again: Generator) -> None:
 # --- the card ---
 
 
+def _marked(text: bytes) -> bytes:
+    """A card with the mark by which an edited one is known."""
+    return text + MARK.format(hashlib.sha256(text).hexdigest()).encode()
+
+
+def _is_edited(card: Path) -> bool:
+    """Whether a card is there that is not as it was written."""
+    if not card.exists():
+        return False
+    text = read_beginning(card, MOST_CARD)
+    return text != _marked(text[: -len(_marked(b""))])
+
+
 def _facts(origin: str, generator: Generator) -> dict[str, Any]:
     """What the card and a summary say of a generator."""
     condition = generator.condition
@@ -227,7 +247,7 @@ def _card(facts: dict[str, Any], terms: dict[str, str]) -> str:
         "Terms": terms.get("licence", terms.get("license", "as those of its source")),
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items() if value)
-    return f"""---
+    text = f"""---
 {front.to_yaml()}
 ---
 # {Path(facts["source"].partition("#")[0]).stem}, converted by `steer convert`
@@ -238,4 +258,6 @@ def _card(facts: dict[str, Any], terms: dict[str, str]) -> str:
 Some of its pictures, from this folder:
 
     steer sample --model . -n 8 | steer render - > grid.png
+
 """
+    return _marked(text.encode()).decode()

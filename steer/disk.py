@@ -9,7 +9,8 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,22 @@ def cache_folder() -> Path:
     """Where downloads and what is estimated once are kept: $STEER_HOME, or ~/.cache/steer."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return Path(os.environ.get("STEER_HOME") or os.path.join(home, "steer")).expanduser()
+
+
+@contextmanager
+def in_the_cache(doing: str, place: Path) -> Iterator[None]:
+    """What goes wrong in a place that no argument of a command named is the machine's failure.
+
+    >>> with in_the_cache("write", Path("cache/net.pt")):
+    ...     raise PermissionError(errno.EACCES, "Permission denied")
+    Traceback (most recent call last):
+        ...
+    steer.errors.MachineError: cannot write cache/net.pt: no permission (Permission denied).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(str(disk_error(doing, place, error))) from error
 
 
 def require_file(path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from steer.disk import cache_folder, disk_error, looks_like, make_folder, printable
+from steer.disk import cache_folder, in_the_cache, looks_like, printable
 from steer.errors import InputError, MachineError, SteerError
 
 CHUNK = 1 << 20
@@ -145,16 +145,11 @@ def download(address: Address, report: Report | None = None) -> Path:
     place = address.place
     if address.is_here():
         return place
-    try:
-        make_folder(place.parent)
-    except InputError as error:  # no argument of a command named this place
-        raise MachineError(str(error)) from error
-    try:
+    with in_the_cache("write", place):
+        place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name("lock")):
             if not address.is_here():
                 _download(address, place.with_name(f"{place.name}.part"), report)
-    except OSError as error:
-        raise disk_error("write", place, error) from error
     return place
 
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from steer.disk import disk_error, make_folder, printable, write_atomically
+from steer.disk import disk_error, in_the_cache, make_folder, printable, write_atomically
 from steer.downloads import Address, Report, download
 from steer.errors import InputError, MachineError, SteerError
 from steer.registry import first_few
@@ -185,14 +185,19 @@ def _weights_among(names: Iterable[str]) -> list[str]:
     return readable or [name for name in top if name.lower().endswith(".pkl")]
 
 
+def _kept(model: HubId) -> Path:
+    """Where the Hub's cache keeps the repository."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / f"models--{model.repo.replace('/', '--')}"
+
+
 def _snapshot(model: HubId) -> Path:
-    """Where the Hub's cache keeps the repository at that revision.
+    """The repository in the Hub's cache at that revision.
 
     The layout is documented at https://huggingface.co/docs/hub/local-cache.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    root = Path(HF_HUB_CACHE) / f"models--{model.repo.replace('/', '--')}"
+    root = _kept(model)
     reference = root / "refs" / model.revision
     commit = reference.read_text().strip() if reference.is_file() else model.revision
     return root / "snapshots" / commit
@@ -200,11 +205,12 @@ def _snapshot(model: HubId) -> Path:
 
 def _cached_files(model: HubId) -> dict[str, Path]:
     """What the Hub's cache holds of it, if that includes weights."""
-    folder = _snapshot(model)
-    if model.file:
-        path = folder / model.file
-        return {path.name: path} if path.is_file() else {}
-    files = _files_of(folder) if folder.is_dir() else {}
+    with in_the_cache("read", _kept(model)):
+        folder = _snapshot(model)
+        if model.file:
+            path = folder / model.file
+            return {path.name: path} if path.is_file() else {}
+        files = _files_of(folder) if folder.is_dir() else {}
     return files if _weights_among(files) else {}
 
 

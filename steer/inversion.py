@@ -43,12 +43,15 @@ class Search:
     pool is made once for all pictures, and costs forward passes only; of pictures larger than
     128 x 128 it holds fewer, down to 16, so that it takes no longer than the search.
 
+    `sigma` and `backbone` are those of the losses that take them (`steer.losses.parse_loss`).
+
     `condition` says whether what stands for the class is searched for too (`free`) or stays that of
     the start (`fixed`); `auto` frees it unless the generator's classes were chosen.
     """
 
     loss: str = "blurred-mse"
     sigma: float | None = None
+    backbone: str | None = None
     steps: int = 300
     restarts: int = 4
     start: str = "auto"
@@ -94,10 +97,10 @@ class Search:
         chosen = self.condition == "auto" and not generator.classes
         return generator.free(condition=chosen or self.condition == "free")
 
-    def loss_for(self, generator: Generator, text: str | None = None) -> Loss:
-        """The loss, or that of another text, for the generator's pictures."""
-        height = generator.picture.height
-        return parse_loss(text or self.loss, height, self.sigma, device=generator.device)
+    def loss_for(self, generator: Generator) -> Loss:
+        """The loss for the generator's pictures."""
+        height, device = generator.picture.height, generator.device
+        return parse_loss(self.loss, height, self.sigma, device, self.backbone)
 
 
 @dataclass

@@ -6,9 +6,7 @@ to [B], that knows nothing of the pixels where `defined` is 0. `parse_loss` comp
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -20,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from steer.checkpoints import read_checkpoint
-from steer.errors import InputError, MachineError
-from steer.hub import locate
+from steer.backbones import VGG, VGG_LEVELS, architecture, feature_maps, lpips_heads
+from steer.errors import InputError
 from steer.registry import Registry
 
 Error = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -168,7 +165,9 @@ class Perceptual:
         network: nn.Module,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        name: str = "",
     ):
+        self.name = name
         self.network = network.eval().requires_grad_(False)
         self.mean = torch.tensor(mean)[:, None, None]
         self.std = torch.tensor(std)[:, None, None]
@@ -182,13 +181,36 @@ class Perceptual:
         with torch.no_grad():
             wanted = self.features(targets)
         levels = zip(self.features(pictures), wanted, strict=True)
-        return torch.stack([(a - b).square().sum(1).mean(dim=(1, 2)) for a, b in levels]).mean(0)
+        return self.weighed([(a - b).square() for a, b in levels])
+
+    def weighed(self, gaps: list[Tensor]) -> Tensor:
+        """The distance [B] of squared differences [B, C_l, H_l, W_l]."""
+        return torch.stack([gap.sum(1).mean(dim=(1, 2)) for gap in gaps]).mean(0)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         """The network's features [B, C_l, H_l, W_l], of length 1 over channels."""
         colour = pictures.expand(-1, 3, -1, -1)
         levels = self.network((colour - self.mean.to(colour)) / self.std.to(colour))
         return [nn.functional.normalize(level, dim=1, eps=1e-6) for level in levels]
+
+
+class LPIPS(Perceptual):
+    """Equation 1 of Zhang et al. 2018: channels weighted as people judged, levels summed.
+
+    `heads` are the weights [C_l] of each level; the network is VGG16 (see `lpips`).
+    """
+
+    def __init__(self, network: nn.Module, heads: Sequence[Tensor], name: str = ""):
+        super().__init__(network, name=name)
+        self.heads = list(heads)
+
+    def weighed(self, gaps: list[Tensor]) -> Tensor:
+        """The distance [B] of squared differences [B, C_l, H_l, W_l]."""
+        levels = [
+            torch.einsum("bchw,c->bhw", gap, head.to(gap)).mean(dim=(1, 2))
+            for gap, head in zip(gaps, self.heads, strict=True)
+        ]
+        return torch.stack(levels).sum(0)
 
 
 def blurred_mse(height: int, sigma: float | None = None) -> BlurredMSE:
@@ -200,71 +222,26 @@ def blurred_mse(height: int, sigma: float | None = None) -> BlurredMSE:
     return BlurredMSE(3 * height / 128 if sigma is None else sigma)
 
 
-def perceptual(
-    height: int, device: torch.device | str = "cpu", backbone: str = "vgg16.tv_in1k"
-) -> Perceptual:
+@lru_cache(maxsize=2)
+def perceptual(height: int, device: torch.device | str = "cpu", backbone: str = VGG) -> Perceptual:
     """The distance by a timm backbone: its name, or NAME=FILE with a file of its weights.
 
     Raises InputError for a name that timm lacks, a backbone that does not take pictures of
     `height`, and a file that does not fit it, MachineError where the weights cannot be had.
     """
-    import timm
-
-    # timm would warn that the classifier, which features do without, was left out.
-    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
-    name, _, file = backbone.partition("=")
-    if not (timm.is_model(name) and (file or timm.is_model_pretrained(name))):
-        near = difflib.get_close_matches(name, timm.list_models(pretrained=True))
-        hint = f", near matches are {', '.join(near)}" if near else ""
-        raise InputError(f"expected a timm model with weights as backbone; got {name!r}{hint}.")
-    overlay = {"state_dict": _read_weights(name, file)} if file else None
-    try:
-        network = timm.create_model(
-            name, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay
-        )
-    except OSError as error:
-        raise MachineError(
-            f"the weights of {name} for the perceptual loss could not be fetched "
-            f"({type(error).__name__}); a local file can be given as {name}=FILE."
-        ) from error
-    _check_features(network.eval(), name, height)
-    config = timm.data.resolve_model_data_config(network)
-    return Perceptual(network.to(device), config["mean"], config["std"])
+    maps = feature_maps(backbone, height, device)
+    return Perceptual(maps.network, maps.mean, maps.std, maps.name)
 
 
-def _check_features(network: Any, name: str, height: int) -> None:
-    """Some of timm's networks take one size only, and some put the channels last."""
-    try:
-        with torch.no_grad():
-            levels = network(torch.zeros(1, 3, height, height))
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"the backbone {name} does not take pictures of height {height}: {error}"
-        ) from error
-    if [level.shape[1] for level in levels] != network.feature_info.channels():
-        raise InputError(
-            f"expected features [B, C, H, W] of the backbone {name}; got {list(levels[-1].shape)}."
-        )
+def lpips(height: int, device: torch.device | str = "cpu", backbone: str = VGG) -> LPIPS:
+    """LPIPS by VGG16's weights from the Hub, or those of a file in vgg16.tv_in1k=FILE.
 
-
-def _read_weights(name: str, source: str) -> dict[str, Tensor]:
-    """The state dict in a file, checked to be that of the timm model `name`."""
-    import timm
-
-    state = read_checkpoint(locate(source)).state
-    with torch.device("meta"):
-        wanted = timm.create_model(name).state_dict()
-    wrong = [
-        key
-        for key in wanted.keys() | state.keys()
-        if key not in wanted or key not in state or wanted[key].shape != state[key].shape
-    ]
-    if wrong:
-        raise InputError(
-            f"expected weights of {name} in {source}; {len(wrong)} tensors are missing, extra or "
-            f"misshaped, among them {min(wrong)}."
-        )
-    return state
+    Raises what `perceptual` does, and InputError for another backbone, or pictures too small.
+    """
+    if architecture(backbone) != architecture(VGG):
+        raise InputError(f"expected {VGG} as the backbone of LPIPS; got {backbone!r}.")
+    maps = feature_maps(backbone, height, device, VGG_LEVELS)
+    return LPIPS(maps.network, lpips_heads(), maps.name)
 
 
 losses.register("blurred-mse", blurred_mse)

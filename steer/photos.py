@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steer.backbones import find
 from steer.batches import affordable
 from steer.disk import read_stdin, read_whole
 from steer.errors import InputError
@@ -161,6 +162,8 @@ def _readable(
 
 def _options(generator: Generator, search: Search, align: str) -> dict[str, Any]:
     options = {name: value for name, value in asdict(search).items() if name != "seed"}
+    if search.backbone:
+        options["backbone"] = find(search.backbone).name  # what it is, not where it lies
     return how_made("invert", generator.identity(), seed=search.seed, align=align, **options)
 
 

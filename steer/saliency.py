@@ -29,7 +29,7 @@ FULL = (
     *((512, 256, 512), (1024, 256, 512), (1024, 128, 256), (512, 64, 128), (256, 32, 64)),
     (128, 16, 64),
 )
-#: Pictures that the network sees at once.
+#: Pictures that the network sees at once; a CPU is a sixth faster with one at a time.
 BATCH = 16
 Shape = tuple[int, int, int]
 
@@ -223,7 +223,8 @@ class Salient:
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
         self.network.to(pictures.device)
-        masks = [self.network(standardised(some.float())) for some in pictures.split(BATCH)]
+        most = 1 if pictures.device.type == "cpu" else BATCH
+        masks = [self.network(standardised(some.float())) for some in pictures.split(most)]
         is_square = pictures.shape[2] == pictures.shape[3]
         return torch.cat(masks if is_square else [enlarged(mask, pictures) for mask in masks])
 

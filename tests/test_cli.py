@@ -39,6 +39,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "push",
         "render",
         "sample",
+        "score",
         "show",
         "train-vae",
         "trajectories",
@@ -313,8 +314,8 @@ def test_a_hub_id_that_does_not_exist(steer: Steer, monkeypatch: pytest.MonkeyPa
     refused(steer("sample", "--model", "nobody/nothing"), "nobody/nothing is not on the Hub")
 
 
-# those that need a Hub are tested in test_cli_hub
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("push", "pull")])
+# those that need a Hub or a network's weights are tested in test_cli_hub and test_cli_score
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("push", "pull", "score")])
 def test_json_is_one_object_and_nothing_else(
     steer: Steer, tiny: Path, knob: Path, tmp_path: Path, name: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import struct
 import zlib
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from commands import Steer, photo, refused, z_of
 from PIL import Image
+from safetensors.torch import save_file
 
 from steer.files import load
 from steer.generators import load as load_generator
@@ -261,3 +264,22 @@ def test_a_truncated_leftover_does_not_count_as_done(invert: Steer, tmp_path: Pa
     ended = invert(file, "-o", z, "--resume", "--json")
     assert (ended.status, ended.summary["reused"]) == (0, 0)
     assert z.read_bytes() == whole
+
+
+def test_a_backbone_of_ones_own(invert: Steer, tmp_path: Path) -> None:
+    """The artefact says which weights, not where they lie; other ones give other codes."""
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        weights = tmp_path / f"{seed}.safetensors"
+        save_file(timm.create_model("test_efficientnet").state_dict(), weights)
+        picture = photo(tmp_path / "a.png")
+        loss = ("--loss", "perceptual", "--backbone", f"test_efficientnet={weights}")
+        ended = invert(picture, *loss)
+        assert ended.status == 0, ended.err
+        made.append(load(ended.out, "latents"))
+    names = [each.made["options"]["backbone"] for each in made]
+    assert all(re.fullmatch(r"test_efficientnet#sha256=[0-9a-f]{12}", name) for name in names)
+    assert names[0] != names[1]
+    assert not torch.equal(made[0].tensors["z"], made[1].tensors["z"])
+    refused(invert(photo(tmp_path / "b.png"), "--backbone", "test_efficientnet"), "no loss in")

@@ -214,13 +214,30 @@ def test_an_earlier_conversion_is_replaced(tmp_path):
     original = published.dcgan(tmp_path / "a")
     convert(str(original), tmp_path / "made")
     before = contents(tmp_path / "made")
-    (tmp_path / "made" / "README.md").write_text("an older version's card")
     for model in (original, tmp_path / "made"):
-        convert(str(model), tmp_path / "made")
+        convert(str(model), tmp_path / "made", pytest.fail)
         assert before.keys() == contents(tmp_path / "made").keys()
         assert load(str(tmp_path / "made"), "cpu").family == "dcgan"
     convert(str(original), tmp_path / "made")
     assert contents(tmp_path / "made") == before
+
+
+def test_a_card_that_was_edited_stays(tmp_path):
+    original, made, said = published.dcgan(tmp_path / "a"), tmp_path / "made", []
+    convert(str(original), made)
+    written = (made / "README.md").read_text()
+    mine = written.replace("as those of its source", "mine to give away")
+    (made / "README.md").write_text(mine)
+    for _ in range(2):
+        convert(str(original), made, said.append)
+        assert (made / "README.md").read_text() == mine
+        assert load(str(made), "cpu").family == "dcgan"
+    assert (
+        said == [f"{made}/README.md was edited by somebody and stays: remove it for a new one."] * 2
+    )
+    (made / "README.md").unlink()
+    convert(str(original), made, pytest.fail)
+    assert (made / "README.md").read_text() == written
 
 
 def trained(folder: Path, _: Path) -> None:

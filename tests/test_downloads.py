@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 from huggingface_hub import constants
@@ -245,6 +246,39 @@ def test_the_cache_has_a_place(server, tmp_path, monkeypatch, home, told):
             locate(server.url())
     else:
         assert tmp_path / "x" in locate(server.url()).files["net.pt"].parents
+
+
+@contextmanager
+def no_permission(folder):
+    """Nobody may look into a folder, root neither."""
+    folder.chmod(0)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_a_cache_without_permission_is_the_machines_failure(server, tmp_path):
+    locate(server.url())  # and imports what it needs, which lies where root alone may read
+    with no_permission(tmp_path / "home"):
+        for name in ("net.pt", "other.pt"):
+            with pytest.raises(MachineError, match=rf"cannot write .*{name}: no permission"):
+                locate(server.url(name))
+
+
+def test_a_hub_cache_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    with no_permission(tmp_path / "hub"):
+        with pytest.raises(MachineError, match=r"models--user--repo: no permission"):
+            locate("user/repo")
+        with pytest.raises(MachineError, match="no permission"):
+            cached("user/repo:a.pt")
 
 
 @pytest.mark.parametrize("tag", ['"one"', "Sat, 21 Nov 2026 12:00:00 GMT"])

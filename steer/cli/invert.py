@@ -37,6 +37,9 @@ def command(
         str, typer.Option("--loss", help="NAME:WEIGHT+... of blurred-mse, mse, l1, dssim, ...")
     ] = "blurred-mse",
     sigma: Annotated[float | None, typer.Option(help="Blur of blurred-mse, in pixels.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="timm network of the loss perceptual: NAME or NAME=FILE.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Length of the search.")] = None,
     restarts: Annotated[int | None, typer.Option(max=512, help="Starts tried per picture.")] = None,
     start: Annotated[str, typer.Option(help="auto, encoder or prior.")] = "auto",
@@ -96,6 +99,7 @@ def command(
     search = Search(
         loss=loss,
         sigma=sigma,
+        backbone=backbone,
         start=start,
         constraint=constraint,
         condition=condition,

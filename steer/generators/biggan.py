@@ -22,7 +22,6 @@ from steer.generators.biggan_layers import (
     attention_shapes,
     attention_weights,
     classes,
-    shape_of,
     truncate,
     upsampling_convolution,
     upsampling_kernel,
@@ -165,13 +164,13 @@ def _sizes(checkpoint: Checkpoint) -> Sizes:
     while f"blocks.{depth}.0.conv1.weight" in state:
         depth += 1
     outside, inside = (
-        [shape_of(checkpoint, f"blocks.{i}.0.conv1.weight", 4)[side] for i in range(depth)]
+        [checkpoint.shape_of(f"blocks.{i}.0.conv1.weight", 4)[side] for i in range(depth)]
         for side in (0, 1)
     )
-    rows, columns = shape_of(checkpoint, "linear.weight", 2)
-    gain = shape_of(checkpoint, "blocks.0.0.bn1.gain.weight", 2)
+    rows, columns = checkpoint.shape_of("linear.weight", 2)
+    gain = checkpoint.shape_of("blocks.0.0.bn1.gain.weight", 2)
     shared = "shared.weight" in state
-    number, width = shape_of(checkpoint, "shared.weight", 2) if shared else (gain[0], gain[0])
+    number, width = checkpoint.shape_of("shared.weight", 2) if shared else (gain[0], gain[0])
     chunk = gain[1] - width if shared else 0
     bottom = math.isqrt(rows // inside[0])
     attention = tuple(i for i in range(depth) if f"blocks.{i}.1.gamma" in state)

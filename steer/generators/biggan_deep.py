@@ -24,7 +24,6 @@ from steer.generators.biggan_layers import (
     attention_shapes,
     attention_weights,
     classes,
-    shape_of,
     truncate,
     upsampling_convolution,
     upsampling_kernel,
@@ -231,9 +230,9 @@ class BigGANDeep(Generator):
 def _sizes(checkpoint: Checkpoint) -> DeepSizes:
     """The sizes of a checkpoint, from its tensors and its configuration."""
     state = checkpoint.state
-    embedding, number = shape_of(checkpoint, "embeddings.weight", 2)
-    condition = shape_of(checkpoint, "generator.gen_z.weight_orig", 2)[1]
-    rows, width = shape_of(checkpoint, "generator.bn.running_means", 2)
+    embedding, number = checkpoint.shape_of("embeddings.weight", 2)
+    condition = checkpoint.shape_of("generator.gen_z.weight_orig", 2)[1]
+    rows, width = checkpoint.shape_of("generator.bn.running_means", 2)
     found = [
         each for name in state if (each := re.match(r"generator\.layers\.(\d+)\.(gamma)?", name))
     ]

@@ -221,17 +221,6 @@ class Weights:
         return weight / sigma
 
 
-def shape_of(checkpoint: Checkpoint, name: str, dims: int) -> tuple[int, ...]:
-    """The shape of a tensor that sizes are read from; InputError unless it has `dims` sides."""
-    shape = tuple(checkpoint.state[name].shape) if name in checkpoint.state else None
-    if shape is None or len(shape) != dims or 0 in shape:
-        got = "none" if shape is None else f"shape {list(shape)}"
-        raise InputError(
-            f"{checkpoint.origin}: expected a tensor {name} with {dims} sides, got {got}."
-        )
-    return shape
-
-
 def attention_shapes(channels: int) -> dict[str, tuple[int, int]]:
     """Rows and columns of the four 1x1 convolutions of an attention layer as it is published."""
     eighth, half = channels // 8, channels // 2

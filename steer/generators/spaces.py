@@ -60,7 +60,7 @@ def typical(generator: StyleGenerator, samples: int = SAMPLES) -> Typical:
 def _kept(path: Path, width: int) -> Typical | None:
     try:
         kept = Typical(**load(path, "typical").tensors) if path.exists() else None
-    except (SteerError, TypeError):  # a leftover of something else: estimated anew
+    except (SteerError, TypeError, OSError):  # something else's, or nobody's: estimated anew
         return None
     sizes = {"mean": (width,), "root": (width, width), "inverse": (width, width)}
     fits = kept and all(

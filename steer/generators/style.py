@@ -288,18 +288,6 @@ def low_pass(x: Tensor, taps: Tensor, step: int = 1, padding: tuple[int, int] = 
 N = TypeVar("N", bound=StyleGenerator)
 
 
-def shape_of(checkpoint: Checkpoint, name: str, dims: int) -> tuple[int, ...]:
-    """The shape of a tensor that the architecture is read from; InputError unless it has `dims`
-    dimensions, none of length 0."""
-    tensor = checkpoint.state.get(name)
-    if tensor is None or tensor.dim() != dims or not tensor.numel():
-        got = "none" if tensor is None else f"shape {list(tensor.shape)}"
-        raise InputError(
-            f"{checkpoint.origin}: expected a tensor {name} of {dims} dimensions, got {got}."
-        )
-    return tuple(tensor.shape)
-
-
 def options_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the network was made with (`init_kwargs`), the synthesis network's own raised to the
     top, where both generations of NVIDIA's code look for it."""
@@ -340,11 +328,11 @@ def read_mapping(checkpoint: Checkpoint, options: Options[str, Any]) -> Mapping:
     """The mapping network with the widths of the checkpoint's tensors."""
     state = checkpoint.state
     depth = next(i for i in range(len(state) + 1) if f"mapping.fc{i}.weight" not in state)
-    outputs = [shape_of(checkpoint, f"mapping.fc{i}.weight", 2)[0] for i in range(depth)]
-    inputs = shape_of(checkpoint, "mapping.fc0.weight", 2)[1]
+    outputs = [checkpoint.shape_of(f"mapping.fc{i}.weight", 2)[0] for i in range(depth)]
+    inputs = checkpoint.shape_of("mapping.fc0.weight", 2)[1]
     embedding = classes = 0
     if "mapping.embed.weight" in state:
-        embedding, classes = shape_of(checkpoint, "mapping.embed.weight", 2)
+        embedding, classes = checkpoint.shape_of("mapping.embed.weight", 2)
     if embedding >= inputs:
         raise InputError(
             f"{checkpoint.origin}: expected mapping.fc0 to take z beside a class embedding of "

@@ -33,7 +33,6 @@ from steer.generators.style import (
     options_of,
     read_mapping,
     scaled,
-    shape_of,
     upsample,
 )
 
@@ -230,17 +229,17 @@ class StyleGAN2(StyleGenerator):
                 )
         blocks = sum(bool(re.fullmatch(r"synthesis\.b\d+\.conv1\.bias", name)) for name in state)
         channels = [
-            shape_of(checkpoint, f"synthesis.b{4 << i}.conv1.bias", 1)[0] for i in range(blocks)
+            checkpoint.shape_of(f"synthesis.b{4 << i}.conv1.bias", 1)[0] for i in range(blocks)
         ]
         # only StyleGAN3's code gives the synthesis network's options beside the others
         later = bool(options) and not {"synthesis_kwargs", "family"} & options.keys()
         clamp = number(options, "conv_clamp", 256 if later else None, where)
-        height, width = shape_of(checkpoint, "synthesis.b4.const", 3)[1:]
+        height, width = checkpoint.shape_of("synthesis.b4.const", 3)[1:]
         with planned():
             network = cls(
                 read_mapping(checkpoint, options),
                 channels,
-                colours=shape_of(checkpoint, "synthesis.b4.torgb.bias", 1)[0],
+                colours=checkpoint.shape_of("synthesis.b4.torgb.bias", 1)[0],
                 start=(height, width),
                 clamp=clamp,
                 noisy=any(name.endswith(".noise_const") for name in state),

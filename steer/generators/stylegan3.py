@@ -35,7 +35,6 @@ from steer.generators.style import (
     options_of,
     read_mapping,
     scaled,
-    shape_of,
     upsample,
 )
 
@@ -315,8 +314,8 @@ class StyleGAN3(StyleGenerator):
             network = cls(
                 read_mapping(checkpoint, options),
                 int(biases[-1].split("_")[1]),
-                [shape_of(checkpoint, name, 1)[0] for name in biases],
-                kernel=shape_of(checkpoint, f"{first}.weight", 4)[-1],
+                [checkpoint.shape_of(name, 1)[0] for name in biases],
+                kernel=checkpoint.shape_of(f"{first}.weight", 4)[-1],
                 radial=f"{first}.down_filter" in state and state[f"{first}.down_filter"].dim() == 2,
                 design=Design(**design),
             )

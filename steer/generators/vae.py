@@ -165,12 +165,13 @@ class DisVAE(VAE):
             if key in state and state[key].dim():
                 state[key] = torch.cat([state[key][0::2], state[key][1::2]])
         size = 64 if large else 32
+        width, channels = checkpoint.shape_of("encoder.conv1.weight", 4)[:2]
         with planned():
             vae = cls(
-                PictureShape(_length(checkpoint, "encoder.conv1.weight", 1), size, size),
-                latent=_length(checkpoint, "decoder.lin1.weight", 1),
-                widths=[_length(checkpoint, "encoder.conv1.weight", 0)] * (4 if large else 3),
-                dense=[_length(checkpoint, f"encoder.lin{i}.weight", 0) for i in (1, 2)],
+                PictureShape(channels, size, size),
+                latent=checkpoint.shape_of("decoder.lin1.weight", 2)[1],
+                widths=[width] * (4 if large else 3),
+                dense=[checkpoint.shape_of(f"encoder.lin{i}.weight", 2)[0] for i in (1, 2)],
             )
         renamed = {}
         for half, layers in names.items():
@@ -203,18 +204,6 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{options['picture']} and {options['widths']}."
         )
     return options
-
-
-def _length(checkpoint: Checkpoint, name: str, dim: int) -> int:
-    """The length of one side of a tensor that the architecture is read from."""
-    tensor = checkpoint.state.get(name)
-    if tensor is None or tensor.dim() <= dim or not tensor.shape[dim]:
-        got = "none" if tensor is None else f"shape {list(tensor.shape)}"
-        raise InputError(
-            f"{checkpoint.origin}: expected a tensor {name} of {dim + 1} or more dimensions, "
-            f"got {got}."
-        )
-    return tensor.shape[dim]
 
 
 class Broadcast(nn.Module):
