@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steer.batches import affordable, in_batches
-from steer.bench import Bench
-from steer.closed_loop import Plant, place, solve
+from steer.calibration import response_of
+from steer.closed_loop import Plant
 from steer.directions import Direction
 from steer.disk import plain
-from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.images import quantise
-from steer.knobs import FARTHEST, Status
+from steer.knobs import Setting, Status, control
 from steer.losses import Error
+from steer.memory import Memory
 
 Array = NDArray[np.float64]
 
@@ -104,43 +106,73 @@ class Accuracy:
         })  # fmt: skip
 
 
+class Bench:
+    """Codes `z` [n, width] of the prior on which directions are judged, and what measures them.
+
+    `before` [n, P] is what they show of the properties `names`, found by `find`; `extractors` are
+    perceptual distances by name.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        z: Tensor,
+        names: Sequence[str],
+        find: str,
+        batch: int = 64,
+        extractors: Mapping[str, Error] | None = None,
+    ):
+        self.memory = Memory(generator, names, find, batch)
+        self.z, self.extractors = z, dict(extractors or {})
+        self.before = self.memory(z)
+
+    def plant(self, name: str) -> Plant:
+        """What measures one property; InputError for one that is not there."""
+        return self.memory.of([name])
+
+    def forget(self) -> None:
+        """Forget all codes but `z`."""
+        self.memory.forget(but=self.z)
+
+    @property
+    def names(self) -> list[str]:
+        """The properties [P] that are measured."""
+        return self.memory.measure.names
+
+    @cached_property
+    def spread(self) -> Array:
+        """Standard deviation of every property [P] under the prior; NaN where it does not vary or
+        is never found."""
+        columns = zip(self.memory.measure.properties, self.before.T.numpy(), strict=True)
+        spread = [
+            response_of(prop, column[None], np.zeros(1))[0, 1]
+            if not np.isnan(column).all()
+            else 0.0
+            for prop, column in columns
+        ]
+        return np.where(np.array(spread) > 0, spread, np.nan)
+
+
 def accuracy(bench: Bench, direction: Direction, value: float, loop: str) -> Accuracy:
     """The codes of the bench taken to a value of the direction's property, "open" or "closed".
 
-    As `steer.knobs.control` does it, but what the bench has measured is not measured again. Raises
-    InputError for a value that the direction does not come near.
+    Raises InputError for a value that the direction does not come near.
     """
-    z, plant = bench.z, bench.plant(direction.name)
-    asked = torch.full((len(z), 1), value, dtype=torch.float64)
-    guess = _guess(plant, direction, asked)
-    tolerances = plant.tolerances()
-    codes, spent = place(z, [direction], guess), torch.zeros(len(z), dtype=torch.long)
-    if loop == "closed":
-        codes, spent = solve(plant, z, [direction], asked, guess, tolerances)
-    measured = plant(codes)
-    error = plant.error(measured, asked)
-    status = torch.where(error.abs() <= tolerances, int(Status.REACHED), int(_MISSED[loop]))
-    status = torch.where(measured.isnan(), int(Status.NO_OBJECT), status)[:, 0]
-    costs = _costs(bench, direction, codes, status == Status.REACHED)
+    name = direction.name
+    done = control(
+        bench.memory.generator,
+        bench.z,
+        [Setting(name, "set", value)],
+        {name: direction},
+        exact=loop == "closed",
+        memory=bench.memory,
+    )
+    error = bench.plant(name).error(done.measured, done.asked)[:, 0].numpy()
+    costs = _costs(bench, direction, done.z, done.status == Status.REACHED)
     return Accuracy(
-        loop, value, error[:, 0].numpy(), measured[:, 0].numpy(), status.numpy(),
-        (spent + 2).numpy(), codes, costs,
+        loop, value, error, done.measured[:, 0].numpy(), done.status.numpy(),
+        done.evaluations.numpy(), done.z, costs,
     )  # fmt: skip
-
-
-_MISSED = {"open": Status.OFF, "closed": Status.UNREACHABLE}
-
-
-def _guess(plant: Plant, direction: Direction, asked: Tensor) -> Array:
-    """Coordinates [n, 1] at which g puts values [n, 1]."""
-    above = plant.error(asked, torch.full_like(asked, direction.constant or 0.0))
-    guess = direction.g_inverse(above.numpy())
-    if not (np.abs(guess) <= FARTHEST).all():
-        raise InputError(
-            f"expected values of {direction.name} that its direction can go to, "
-            f"{asked[0].item():g} lies over {FARTHEST:g} standard deviations of the prior away."
-        )
-    return guess
 
 
 def _costs(bench: Bench, direction: Direction, codes: Tensor, items: Tensor) -> Costs:

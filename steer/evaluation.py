@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_1samp, norm
 from torch import Tensor
 
-from steer.accuracy import Accuracy, accuracy, root_mean_square
-from steer.bench import Bench
+from steer.accuracy import Accuracy, Bench, accuracy, root_mean_square
 from steer.calibration import ALPHAS, calibrate, choose_measure, measured_at, response_of
 from steer.closed_loop import place
 from steer.directions import Direction

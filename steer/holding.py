@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.accuracy import Accuracy, root_mean_square
-from steer.bench import Bench
+from steer.accuracy import Accuracy, Bench, root_mean_square
 from steer.directions import Direction
 from steer.disk import plain
 from steer.knobs import Setting, Status, control
@@ -58,16 +57,14 @@ def hold(
 
     `others` are directions by the name of their property; one entry for each.
     """
-    memory = bench.memory
     asked = [Setting(name, "shift", 0.0) for name in others]
     done = control(
-        memory.generator,
+        bench.memory.generator,
         bench.z,
         [Setting(direction.name, "set", alone.value), *asked],
         {direction.name: direction, **others},
-        find=memory.measure.find.name,
         exact=True,
-        batch=memory.batch,
+        memory=bench.memory,
     )
     names = [direction.name, *others]
     own, *changes = (

@@ -18,6 +18,7 @@ from steer.distributions import Mixture
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace
 from steer.measures import Property, properties
+from steer.memory import Memory
 
 __all__ = ["Controlled", "Setting", "Status", "control", "place"]
 
@@ -112,6 +113,7 @@ def control(
     exact: bool = False,
     tolerance: float | Mapping[str, float] | None = None,
     batch: int = 64,
+    memory: Memory | None = None,
 ) -> Controlled:
     """Codes [n, d] moved so that the pictures show what the settings ask.
 
@@ -119,7 +121,8 @@ def control(
     `exact` closes the loop: each item's measured values are brought to the target within
     `tolerance` (one number, or some by name; else each property's own), or reported as unreachable
     with the nearest value. Values are measured on pictures as an 8-bit file holds them, by the
-    finder `find` (None: the one that the first direction was calibrated with).
+    finder `find` (None: the one that the first direction was calibrated with), or by `memory`,
+    which knows some of them already; no code is measured twice.
 
     Raises InputError where a property has no direction, or is not measurable and must be; for one
     tolerance of several units; and for a finder or a tolerance where nothing can be measured.
@@ -134,7 +137,10 @@ def control(
         asked, guess = _aims(z, knobs, origin, ranks)
         status = torch.full((len(z),), int(Status.NOT_MEASURED))
         return Controlled(place(z, used, guess), asked, origin, status, torch.zeros_like(status))
-    plant = Plant(generator, [settings[j].name for j in seen], finder_of(used, find), batch)
+    names = [settings[j].name for j in seen]
+    if memory is None:
+        memory = Memory(generator, names, finder_of(used, find), batch)
+    plant = memory.of(names)
     tolerances = plant.tolerances(tolerance)
     origin[:, seen] = plant(z)
     asked, guess = _aims(z, knobs, origin, ranks)

@@ -9,9 +9,8 @@ import pytest
 import torch
 from toys import AXES, Blob, curved, erf_law, straight
 
-from steer.accuracy import accuracy, perceptual_distances
+from steer.accuracy import Bench, accuracy, perceptual_distances
 from steer.batches import draw
-from steer.bench import Bench
 from steer.errors import InputError
 from steer.images import quantise
 from steer.knobs import Setting, Status, control
@@ -46,7 +45,7 @@ def test_it_is_control(loop, value):
 
 
 def test_values_that_lie_too_far():
-    with pytest.raises(InputError, match="translate-x that its direction can go to, 1e\\+09"):
+    with pytest.raises(InputError, match="translate-x that its direction can go to"):
         accuracy(bench(), slanted(), 1e9, "closed")
 
 

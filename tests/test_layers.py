@@ -22,7 +22,7 @@ FLOORS = {
         2: """generators transforms backbones losses saliency measures optimise batches
         distributions""",
         3: """inversion trajectories directions regression calibration closed_loop knobs fitting
-        rivals bench accuracy holding evaluation comparison plots rendering report photos populate
+        rivals memory accuracy holding evaluation comparison plots rendering report photos populate
         scores picture_sets conversion sharing training scenes""",
         4: "cli",
     }.items()

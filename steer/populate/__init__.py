@@ -96,7 +96,9 @@ def _part(recipe: Recipe, items: range, folder: Path, report: Report) -> dict[st
     fsync_folder(folder)  # the classes' folders in it
     # the rows of an item, one for each step, follow each other
     rows = {name: torch.stack([each[name] for each in steps], 1).flatten(0, 1) for name in steps[0]}
-    before = recipe.plant(z) if recipe.plant else torch.empty(len(z), 0)
+    before = recipe.plant(z) if recipe.plant is not None else torch.empty(len(z), 0)
+    if recipe.plant is not None:
+        recipe.plant.forget(but=z[:0])
     return {"label": labels, "before": packed(before), **rows}
 
 
@@ -107,8 +109,8 @@ def _step(
     if not asked:
         return {"measured": packed(_write(recipe, z, files))}
     moved = control(
-        recipe.generator, z, asked, recipe.directions,
-        find=recipe.find, exact=recipe.exact, tolerance=recipe.tolerance, batch=recipe.batch,
+        recipe.generator, z, asked, recipe.directions, find=recipe.find, exact=recipe.exact,
+        tolerance=recipe.tolerance, batch=recipe.batch, memory=recipe.plant,
     )  # fmt: skip
     return {
         "asked": packed(moved.asked),
@@ -122,15 +124,15 @@ def _write(recipe: Recipe, z: Tensor, files: Sequence[Path]) -> Tensor:
     """Pictures of codes [m, width] in files; what is measured on them [m, k]."""
     for folder in {file.parent for file in files}:
         make_folder(folder)
-    plant, first = recipe.plant, 0
-    measured = [torch.empty(0, len(recipe.measured), dtype=torch.float64)]
+    first = 0
     with ThreadPoolExecutor(WRITERS) as writers:
         for pictures in drawn(recipe.generator, z, lambda pictures: pictures, recipe.batch):
             last = first + len(pictures)
             list(writers.map(write_png, files[first:last], pictures.cpu()))
-            measured.append(plant.measured(pictures) if plant else torch.empty(len(pictures), 0))
             first = last
-    return torch.cat(measured)
+    return (
+        recipe.plant(z) if recipe.plant is not None else torch.empty(len(z), 0, dtype=torch.float64)
+    )
 
 
 def _share_reached(rows: dict[str, Tensor]) -> str:

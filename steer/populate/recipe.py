@@ -10,12 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from steer.closed_loop import Plant
 from steer.directions import Direction
 from steer.evaluation import measurable
 from steer.generators.base import Generator
 from steer.knobs import Setting, direction_for, finder_of
 from steer.measures import properties
+from steer.memory import Memory
 from steer.rendering import asked_by_step
 
 #: Hugging Face takes folders of these names, or with such a word in theirs, for a split.
@@ -57,7 +57,7 @@ class Recipe:
         return [setting.name for setting in self.steps[0]]
 
     @cached_property
-    def plant(self) -> Plant | None:
+    def plant(self) -> Memory | None:
         """The generator with every property of its pictures; None where none is to be measured."""
         used = [direction_for(name, self.directions) for name in self.asked]
         if not any(
@@ -66,17 +66,17 @@ class Recipe:
         ):
             return None
         names = measurable(self.generator)
-        return Plant(self.generator, names, finder_of(used, self.find), self.batch)
+        return Memory(self.generator, names, finder_of(used, self.find), self.batch)
 
     @property
     def measured(self) -> list[str]:
         """The properties that are measured."""
-        return self.plant.measure.names if self.plant else []
+        return self.plant.measure.names if self.plant is not None else []
 
     @property
     def finder(self) -> str | None:
         """How the object is found, with the checksum of the weights where there are any."""
-        return self.plant.measure.find.name if self.plant else None
+        return self.plant.measure.find.name if self.plant is not None else None
 
     @cached_property
     def classes(self) -> list[str]:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from toys import Blob
 
-from steer.bench import Bench, Memory
+from steer.accuracy import Bench
 from steer.closed_loop import Plant
 from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.measures import Intensity, finders
+from steer.memory import Memory
 
 NAMES = ["translate-x", "zoom", "brightness"]
 
@@ -32,7 +33,7 @@ def test_a_memory_is_the_plant_that_looks_once():
     for asked in (z[:4], z, both, both.flip(0)):
         assert torch.allclose(memory(asked), plant(asked), atol=1e-9)
     assert generator.drawn == len(memory) == 6
-    assert memory.of("zoom")(both).tolist() == memory(both)[:, [1]].tolist()
+    assert memory.of(["zoom"])(both).tolist() == memory(both)[:, [1]].tolist()
     assert generator.drawn == 6
 
 
@@ -49,12 +50,12 @@ def test_what_is_forgotten_is_measured_anew():
 def test_no_codes():
     memory = Memory(Blob(), NAMES, "intensity")
     assert memory(torch.empty(0, 6)).shape == (0, 3)
-    assert memory.of("zoom")(torch.empty(0, 6)).shape == (0, 1)
+    assert memory.of(["zoom"])(torch.empty(0, 6)).shape == (0, 1)
 
 
 def test_a_property_that_the_pictures_do_not_have():
     with pytest.raises(InputError, match=r"translate-x, zoom, brightness of these .* got hue"):
-        Memory(Blob(), NAMES, "intensity").of("hue")
+        Memory(Blob(), NAMES, "intensity").of(["hue"])
 
 
 def test_no_object_is_looked_for_where_the_picture_says_it_all(monkeypatch):
