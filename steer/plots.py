@@ -226,7 +226,7 @@ def _draw_not_found(axes: Axes, alphas: Array, share: Array) -> None:
     lost = [(a, f) for a, f in zip(alphas, share, strict=True) if f < 1]
     for alpha, found in lost:
         axes.annotate(
-            f"{_short(100 * (1 - found))}%",
+            f"{max(1, round(100 * (1 - found)))}%",
             (alpha, 1),
             xycoords=("data", "axes fraction"),
             ha="center",

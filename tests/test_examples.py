@@ -63,7 +63,7 @@ def test_own_generator(tmp_path):
 
 def test_disentanglement(tmp_path):
     sizes = (*SMALL, "--transform", "translate-x")
-    out = run(tmp_path, "disentanglement.py", "sprites", *sizes, "-o", "report")
+    out = run(tmp_path, "figures/disentanglement.py", "sprites", *sizes, "-o", "report")
     (row,) = rows(out)
     assert row[:2] == ["sprites", "translate-x"]
     (kept,) = json.loads((tmp_path / "report/disentanglement.json").read_text())["rows"]
