@@ -22,6 +22,7 @@ from steer.generators.base import Generator
 from steer.images import quantise
 from steer.knobs import Setting, Status, control
 from steer.losses import Error
+from steer.measures import others
 from steer.memory import Memory
 
 Array = NDArray[np.float64]
@@ -32,9 +33,10 @@ class Costs:
     """What moves take along, item by item.
 
     `distance` [n] is how far the coordinate on u went, in standard deviations of the prior.
-    `changes` [n] are those of every other property, in its own unit (NaN where it is not found),
-    `spread` their standard deviations under the prior. `perceptual` [n] is the distance between the
-    pictures before and after, by the name of the network that judged (NaN: not looked at).
+    `changes` [n] are those of every other property (`steer.measures.others`), in its own unit (NaN
+    where it is not found), `spread` their standard deviations under the prior. `perceptual` [n] is
+    the distance between the pictures before and after, by the name of the network that judged (NaN:
+    not looked at).
     """
 
     distance: Array
@@ -180,7 +182,7 @@ def _costs(bench: Bench, direction: Direction, codes: Tensor, items: Tensor) -> 
     memory, z = bench.memory, bench.z
     distance = np.abs(direction.coordinate(codes) - direction.coordinate(z))
     moves = memory.error(memory(codes), bench.before).T.numpy()
-    others = [name for name in bench.names if name != direction.name]
+    besides = others(bench.names, direction.name)
     perceptual = {name: np.full(len(z), np.nan) for name in bench.extractors}
     for name, apart in bench.extractors.items():
         perceptual[name][items] = perceptual_distances(
@@ -188,8 +190,8 @@ def _costs(bench: Bench, direction: Direction, codes: Tensor, items: Tensor) -> 
         )
     return Costs(
         distance,
-        {name: moves[bench.names.index(name)] for name in others},
-        {name: float(bench.spread[bench.names.index(name)]) for name in others},
+        {name: moves[bench.names.index(name)] for name in besides},
+        {name: float(bench.spread[bench.names.index(name)]) for name in besides},
         perceptual,
     )
 

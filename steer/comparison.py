@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steer.accuracy import root_mean_square
-from steer.calibration import ALPHAS, response_of
+from steer.calibration import ALPHAS
 from steer.directions import Direction
 from steer.errors import InputError
 from steer.evaluation import Evaluation, Measured, evaluate
 from steer.fitting import fit_direction
 from steer.generators.base import Generator
 from steer.knobs import Status
+from steer.measures import others
+from steer.registry import unknown
 from steer.rivals import Seen, fit_seen, look, methods
 from steer.trajectories import Follow
 
@@ -35,9 +36,10 @@ class Compared:
     are the root mean square of the measured value less the one asked for (closed: where it was
     reached, a share `reached` of the items; `unreachable` and `no_object` are the others'), and
     `distance` the mean length of the move along u that reached it, in standard deviations of the
-    prior. `std` is that of the measured value at one coordinate, `leakage` the mean move of the
-    other properties while this one moves by one standard deviation of the prior, in theirs;
-    `seconds` and `evaluations` are time and pictures to find the direction.
+    prior. `std` is that of the measured value at one coordinate. `leakage` is the mean over the
+    other properties (`steer.measures.others`) of a ratio: the root mean square move of each, in its
+    standard deviations of the prior, over that of this property in its own. `seconds` and
+    `evaluations` are time and pictures to find the direction.
     """
 
     method: str
@@ -60,6 +62,18 @@ class Compared:
         """All that fits in a table, by name."""
         left_out = ("direction", "measured")
         return {name: value for name, value in vars(self).items() if name not in left_out}
+
+
+def known_methods() -> list[str]:
+    """What `compare` knows: `trajectory`, and the names of `methods`."""
+    return ["trajectory", *methods.names()]
+
+
+def require_methods(names: Sequence[str]) -> None:
+    """InputError for a name that is not of `known_methods`."""
+    for name in names:
+        if name not in known_methods():
+            raise unknown("method", name, known_methods())
 
 
 def compare(
@@ -87,9 +101,7 @@ def compare(
 
     Raises InputError for a property that is not measurable, and what finding it raises.
     """
-    for name in names:
-        if name != "trajectory":
-            methods.get(name)
+    require_methods(names)
     with _counted(generator) as common:
         seen = look(generator, transform, find=find, samples=samples, seed=seed, batch=batch)
     find = find or seen.plant.measure.find.name
@@ -121,13 +133,9 @@ def compare(
 
 
 def _asked(seen: Seen, count: int = 5) -> list[float]:
-    """Values over the middle 95 % of what was measured, around the (circular) mean."""
-    prop = seen.plant.measure.properties[0]
-    values = seen.values[np.isfinite(seen.values)]
-    middle = response_of(prop, values[None], np.zeros(1))[0, 0]
-    away = prop.difference(torch.from_numpy(values), torch.tensor(middle))
-    low, high = np.quantile(away.numpy(), [0.025, 0.975])
-    return (middle + np.linspace(low, high, count)).tolist()
+    """Values over the middle 95 % of what was measured."""
+    low, high = np.nanquantile(seen.values, [0.025, 0.975])
+    return np.linspace(low, high, count).tolist()
 
 
 def _compared(method: str, judged: Evaluation, i: int, cost: _Cost) -> Compared:
@@ -137,8 +145,8 @@ def _compared(method: str, judged: Evaluation, i: int, cost: _Cost) -> Compared:
             f"expected {direction.name} to be found at coordinate 0 of {method}, it never is."
         )
     closed = [one for one in measured.accuracy if one.loop == "closed"]
-    own = judged.names.index(direction.name)
-    others = np.delete(judged.relative[i], own) / judged.relative[i, own]
+    relative = dict(zip(judged.names, judged.relative[i], strict=True))
+    besides = [relative[n] for n in others(judged.names, direction.name)]
 
     def share(status: Status) -> float:
         return float(np.mean([one.share(status) for one in closed]))
@@ -160,7 +168,7 @@ def _compared(method: str, judged: Evaluation, i: int, cost: _Cost) -> Compared:
         no_object=share(Status.NO_OBJECT),
         distance=float(distance.mean()) if len(distance) else np.nan,
         std=float(np.nanmean(measured.response[:, 1])),
-        leakage=float(np.nanmean(others)),
+        leakage=float(np.nanmean(besides) / relative[direction.name]),
         seconds=cost.seconds,
         evaluations=cost.pictures,
     )

@@ -99,14 +99,17 @@ def _write_beside_and_rename(path: Path, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """What was renamed in a folder lasts from here on."""
+    """What was renamed in a folder lasts from here on; raises what `disk_error` makes of errors."""
     if os.name != "posix":  # Windows opens no folder for fsync
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise disk_error("write", folder, error) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,8 @@ class Measured:
 
     `values` [A, n] are measured at each of `alphas` [A], `prior` [n] before the codes are placed
     (NaN: not found; a periodic property is within half a period of c). `ks` is the distance of
-    `prior` from g(N(0, 1)) + c; `accuracy` has one entry for each stated value and loop.
+    `prior` from g(N(0, spread^2)) + c, `spread` that of the coordinate; `accuracy` has one entry
+    for each stated value and loop.
     """
 
     direction: Direction
@@ -49,6 +50,7 @@ class Measured:
     values: Array
     prior: Array
     ks: float
+    spread: float = 1.0
     accuracy: list[Accuracy] = field(default_factory=list)
 
     @property
@@ -78,13 +80,13 @@ class Measured:
 
     def density(self, values: Any) -> Array:
         """Modelled density of measured values under the prior (equation 6)."""
-        return self.direction.density(np.asarray(values, float) - self.direction.constant)
+        above = np.asarray(values, float) - self.direction.constant
+        return self.direction.density(above, self.spread)
 
     def cumulative(self, values: Any) -> Array:
         """Modelled share of the prior under measured values: Phi(g^-1(value - c))."""
-        return norm.cdf(
-            self.direction.g_inverse(np.asarray(values, float) - self.direction.constant)
-        )
+        above = np.asarray(values, float) - self.direction.constant
+        return norm.cdf(self.direction.g_inverse(above), scale=self.spread)
 
     def histogram(self, bins: int = 20) -> list[dict[str, float]]:
         """Densities of the property under the prior, as measured and as modelled, bin by bin."""
@@ -246,17 +248,20 @@ def _hold(found: Evaluation, benches: Sequence[Bench], report: Report) -> list[l
     known = {m.direction.name: m.direction for m in found.measured if m}
     results: list[list[Held]] = []
     for i, measured in enumerate(found.measured):
-        results.append([])
-        if measured is None:
-            continue
-        direction = measured.direction
-        others = {name: d for name, d in known.items() if name != direction.name}
-        closed = [one for one in measured.accuracy if one.loop == "closed"]
-        for value in middle([one.value for one in closed]):
-            alone = next(one for one in closed if one.value == value)
-            results[i] += hold(benches[i], direction, alone, others)
+        results.append(_held(measured, benches[i], known) if measured else [])
         report(len(found.directions) + i + 1, np.nan)
     return results
+
+
+def _held(measured: Measured, bench: Bench, known: Mapping[str, Direction]) -> list[Held]:
+    direction = measured.direction
+    others = {name: d for name, d in known.items() if name != direction.name}
+    closed = {one.value: one for one in measured.accuracy if one.loop == "closed"}
+    return [
+        held
+        for value in middle(list(closed))
+        for held in hold(bench, direction, closed[value], others)
+    ]
 
 
 def _refuse_values_of_unmeasurable(
@@ -336,8 +341,10 @@ def _measure(
     prior = plant(bench.z)
     above = plant.error(prior, torch.full_like(prior, direction.constant))[:, 0].numpy()
     # distances of distributions do not change when both go through g^-1 and Phi
-    ks = ks_distance(norm.cdf(direction.g_inverse(above)), parse_distribution("uniform(0, 1)"))
-    found = Measured(direction, ALPHAS, at_alphas, direction.constant + above, ks)
+    spread = direction.spread(plant.generator.latent)
+    shares = norm.cdf(direction.g_inverse(above), scale=spread)
+    ks = ks_distance(shares, parse_distribution("uniform(0, 1)"))
+    found = Measured(direction, ALPHAS, at_alphas, direction.constant + above, ks, spread)
     values = list(values or _covered(found))
     loops = ("open", "closed") if exact else ("open",)
     for i, (value, loop) in enumerate((v, loop) for v in values for loop in loops):

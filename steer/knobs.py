@@ -16,7 +16,7 @@ from steer.closed_loop import Plant, place, solve
 from steer.directions import Direction
 from steer.distributions import Mixture
 from steer.errors import InputError
-from steer.generators.base import Generator, LatentSpace
+from steer.generators.base import Generator
 from steer.measures import Property, properties
 from steer.memory import Memory
 
@@ -25,7 +25,8 @@ __all__ = ["Controlled", "Setting", "Status", "control", "place"]
 Array = NDArray[np.float64]
 #: No code is placed further out than this: a generator gives no numbers there.
 FARTHEST = 1e6
-#: Directions whose coordinates have a combination of less variance than this are the same.
+#: Directions are the same where a combination of their coordinates, each of variance 1, has less
+#: than this; and codes of the prior do not differ along one whose coordinate itself has less.
 SAME = 1e-6
 
 
@@ -124,11 +125,14 @@ def control(
     finder `find` (None: the one that the first direction was calibrated with), or by `memory`,
     which knows some of them already; no code is measured twice.
 
-    Raises InputError where a property has no direction, or is not measurable and must be; for one
-    tolerance of several units; and for a finder or a tolerance where nothing can be measured.
+    Raises InputError where a property has no direction, or is not measurable and must be; for a
+    direction of codes of another length; for one tolerance of several units; and for a finder or a
+    tolerance where nothing can be measured.
     """
     knobs = [_Knob(s, direction_for(s.name, directions), exact) for s in settings]
     used = [knob.direction for knob in knobs]
+    for direction in used:
+        direction.check_fits(generator.latent)
     seen = [j for j, knob in enumerate(knobs) if knob.measurable]
     origin = torch.full((len(z), len(knobs)), torch.nan, dtype=torch.float64)
     ranks = _ranks(generator, z, knobs)
@@ -146,8 +150,7 @@ def control(
     asked, guess = _aims(z, knobs, origin, ranks)
     codes, spent = place(z, used, guess), torch.zeros(len(z), dtype=torch.long)
     if exact:
-        start = _where_distributions_go(z, knobs, guess)
-        codes, spent = solve(plant, start, used, asked, guess, tolerances)
+        codes, spent = _solved(plant, z, knobs, asked, guess, tolerances)
     measured = torch.full_like(origin, torch.nan)
     measured[:, seen] = plant(codes)
     status = _judged(plant, measured[:, seen], asked[:, seen], tolerances, exact)
@@ -186,28 +189,25 @@ def _ranks(generator: Generator, z: Tensor, knobs: Sequence[_Knob]) -> Array:
 
 
 def _independent(generator: Generator, z: Tensor, knobs: Sequence[_Knob]) -> Array:
-    """Coordinates [n, k] on the directions times C^-1/2, C [k, k] their covariance under the prior:
-    uncorrelated, and as near as can be to what they were."""
+    """Coordinates [n, k] on the directions, of variance 1, times R^-1/2, R [k, k] their correlation
+    under the prior: uncorrelated, and as near as can be to what they were."""
+    names = " and ".join(knob.setting.name for knob in knobs)
     own = np.stack([knob.direction.coordinate(z) for knob in knobs], 1)
-    weights = [knob.direction.u / knob.direction.std for knob in knobs]
-    values, vectors = np.linalg.eigh(_covariance(generator.latent, weights))
+    weights = np.stack([knob.direction.u / knob.direction.std for knob in knobs])
+    covariance = generator.latent.covariance(weights)
+    variance = np.diag(covariance)
+    if variance.min() < SAME:
+        raise InputError(
+            f"expected codes of the prior that differ along directions to draw {names} by, along "
+            "one they are all the same."
+        )
+    std = np.sqrt(variance)
+    values, vectors = np.linalg.eigh(covariance / np.outer(std, std))
     if values[0] < SAME:
-        names = " and ".join(knob.setting.name for knob in knobs)
         raise InputError(
             f"expected directions that differ to draw {names} independently, theirs are the same."
         )
-    return own @ (vectors / np.sqrt(values)) @ vectors.T
-
-
-def _covariance(latent: LatentSpace, weights: Sequence[Array]) -> Array:
-    """Covariances [k, k] of <v, z> under the prior for vectors v, from the variances of their sums
-    and differences."""
-
-    def variance(v: Array) -> float:
-        length = float(np.linalg.norm(v))
-        return (length * latent.std_along(v / length)) ** 2 if length else 0.0
-
-    return np.array([[(variance(v + w) - variance(v - w)) / 4 for w in weights] for v in weights])
+    return own / std @ (vectors / np.sqrt(values)) @ vectors.T
 
 
 def _judged(
@@ -230,6 +230,20 @@ def _refuse_unused(
     what = "a measure" if find is not None else "a tolerance"
     names = ", ".join(s.name for s in settings)
     raise InputError(f"expected a measurable property for {what}, got {names}.")
+
+
+def _solved(
+    plant: Plant, z: Tensor, knobs: Sequence[_Knob], asked: Tensor, guess: Array, tolerances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What `solve` gives. Where no object shows at the place to which equation 10 takes an item,
+    there may be one at its own code."""
+    used = [knob.direction for knob in knobs]
+    start = _where_distributions_go(z, knobs, guess)
+    codes, spent = solve(plant, start, used, asked, guess, tolerances)
+    lost = plant(codes).isnan().any(1) & (start != z).any(1)
+    own = solve(plant, z[lost], used, asked[lost], guess[lost.numpy()], tolerances)
+    codes[lost], spent[lost] = own[0], spent[lost] + own[1]
+    return codes, spent
 
 
 def _where_distributions_go(z: Tensor, knobs: Sequence[_Knob], guess: Array) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from scipy.stats import circmean
 from torch import Tensor
 
 from steer.errors import InputError
@@ -157,8 +158,36 @@ class Property:
             return a - b
         return self.period / 2 - torch.remainder(self.period / 2 - (a - b), self.period)
 
+    def opened(self, values: Tensor) -> Tensor:
+        """Values [n] (NaN: not found) on a line: a periodic property is cut open opposite its
+        circular mean.
+
+        >>> properties.get("rotate").opened(torch.tensor([80.0, 89.0, -88.0])).round().tolist()
+        [80.0, 89.0, 92.0]
+        """
+        found = values[~values.isnan()]
+        if self.period is None or not len(found):
+            return values
+        mean = circmean(found.numpy(), low=-self.period / 2, high=self.period / 2)
+        middle = torch.as_tensor(mean).to(values)
+        return middle + self.difference(values, middle)
+
 
 properties: Registry[Property] = Registry("property", "steer.properties")
+
+
+def others(names: Sequence[str], own: str) -> list[str]:
+    """Those of the properties `names` that say something else than the property `own`, each thing
+    once: zoom and area are one, which is called zoom.
+
+    >>> others(["translate-x", "zoom", "area"], "zoom")
+    ['translate-x']
+    >>> others(["translate-x", "zoom", "area"], "translate-x")
+    ['zoom']
+    """
+    movers = {name: properties.get(name).moved_by or name for name in names}
+    one = properties.get(own).moved_by or own if own in properties else own
+    return [n for n, mover in movers.items() if mover != one and (mover == n or mover not in names)]
 
 
 class Measure:

@@ -58,6 +58,7 @@ def frames(
     along: str | None = None,
     values: Sequence[float] = (),
     report: Callable[[int, str], None] = lambda done, label: None,
+    batch: int = 64,
     **options: Any,
 ) -> list[Frame]:
     """A frame for each of `values` of the property `along`, or one with the settings alone.
@@ -66,12 +67,12 @@ def frames(
     last; `options` are those of `steer.knobs.control`.
     """
     if along is None and not settings:
-        return [Frame("", draw(generator, z))]
+        return [Frame("", draw(generator, z, batch))]
     made = []
     asked_in_each = asked_by_step(settings, directions, along, values)
     for label, asked in zip(_labels(values) or [""], asked_in_each, strict=True):
-        controlled = control(generator, z, asked, directions, **options)
-        made.append(Frame(label, draw(generator, controlled.z), asked, controlled))
+        controlled = control(generator, z, asked, directions, batch=batch, **options)
+        made.append(Frame(label, draw(generator, controlled.z, batch), asked, controlled))
         report(len(made), label)
     return made
 

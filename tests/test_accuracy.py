@@ -65,6 +65,18 @@ def test_costs_in_closed_form():
     assert row["perceptual"] == {} and json.loads(json.dumps(row, allow_nan=False)) == row
 
 
+@pytest.mark.parametrize(
+    ("name", "axis", "besides"),
+    [("zoom", 2, {"translate-x", "brightness"}), ("translate-x", 0, {"zoom", "brightness"})],
+)
+def test_area_and_zoom_are_one_thing(name, axis, besides):
+    ours = Bench(Blob(), Blob().sample(4, 0), ["translate-x", "zoom", "area", "brightness"],
+                 "intensity")  # fmt: skip
+    knob = straight(name, AXES[axis], 0.15, -2.0 if name == "zoom" else 0.0)
+    value = -2.1 if name == "zoom" else 0.1
+    assert set(accuracy(ours, knob, value, "open").row()["changes"]) == besides
+
+
 def test_distances_count_standard_deviations_of_the_prior():
     wide = slanted()
     wide.std = 2.0

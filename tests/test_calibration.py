@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_evaluation import AXES, Bar, Blob, Empty, direction
+import toys
+from test_evaluation import Blob, Empty, direction
+from toys import AXES
 
 from steer.calibration import ALPHAS, calibrate, choose_measure
 from steer.directions import Direction
@@ -58,9 +60,16 @@ def test_alphas_where_nothing_is_found_are_left_out():
     assert Direction.of(never.artefact()).response.shape == (0, 3)
 
 
+class Bar(toys.Bar):
+    """The bar turned by 60 degrees a unit of z[0], and 5 of z[2]."""
+
+    def forward(self, z):
+        return super().forward(torch.stack([2 * z[:, 0] + z[:, 2] / 6, z[:, 1]], dim=1))
+
+
 def test_a_periodic_response_does_not_jump():
-    turned = Direction("rotate", "degrees", np.array([1.0, 0.0]), np.full(100, 60.0))
-    bar = Bar(LatentSpace(2), PictureShape(1, 32, 32))
+    turned = Direction("rotate", "degrees", np.array([1.0, 0.0, 0.0]), np.full(100, 60.0))
+    bar = Bar()
     filled = calibrate(bar, turned, samples=128)
     assert filled.response[:, 0] == pytest.approx(60 * ALPHAS, abs=2)
     assert filled.response[:, 1] == pytest.approx(5, abs=1)

@@ -53,7 +53,9 @@ def test_costs_stand_beside_the_accuracy(steer: Steer, knob: Path) -> None:
 
 def test_others_are_held(steer: Steer, knob: Path, knob_y: Path) -> None:
     given = ("evaluate", "-d", knob, "-d", knob_y, *QUICK, "--hold")
-    rows = steer(*given, "--json").summary["rows"]
+    summary = steer(*given, "--measure", "intensity", "--json").summary
+    rows, options = summary["rows"], summary["made"]["options"]
+    assert options["held"] is True and options["measure"] == "intensity"
     assert [one["held"] for one in rows[0]["held"]] == ["translate-y"] * 2
     assert all(one["enough"] for row in rows for one in row["held"])
     text = steer(*given).out.decode()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,24 @@ def test_another_direction_is_another_set(steer: Steer, knob: Path, tmp_path: Pa
     work = ("render", "-m", "blob", "-n", 2, "--set", f"{X}=0", "-o", out)
     assert steer(*work, "-d", knob).status == 0
     refused(steer(*work, "-d", other, "--resume"), f"options.sha256.{X}")
+
+
+def test_a_set_of_other_options_is_not_replaced(steer: Steer, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    assert steer("render", "-m", "blob", "-n", 5, "-o", out).status == 0
+    before = tree(out)
+    refused(steer("render", "-m", "blob", "-n", 3, "-o", out), "options.n (5, not 3)")
+    assert tree(out) == before
+    assert steer("render", "-m", "blob", "-n", 5, "-o", out).status == 0
+    assert tree(out) == before
+
+
+def test_a_full_disk_is_no_fault_of_the_user(
+    steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: namedtuple("usage", "free")(5 * 10**6))
+    run = steer("render", "-m", "blob", "-n", 10**6, "-o", tmp_path / "set")
+    refused(run, "room for 1000000 more pictures", "4096.0 MB", "has 5.0 MB free", status=1)
 
 
 def test_of_given_latents_every_row_is_taken(steer: Steer, knob: Path, tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_what_is_common_is_measured_once(counting):  # noqa: F811
     assert found[2].evaluations > along
 
 
+def test_area_is_no_other_property_than_zoom(layered):
+    few = {"samples": 32, "judged_on": 16, "find": "intensity"}
+    [one] = compare(layered, ["closed-form"], "zoom", **few)
+    asked = [each.value for each in one.measured.accuracy if each.loop == "open"]
+    judged = evaluate(layered, [one.direction], samples=16, values=asked, seed=1)
+    moves = dict(zip(judged.names, judged.relative[0], strict=True))
+    others = ("translate-x", "translate-y", "rotate", "brightness", "contrast")
+    ratios = [moves[name] / moves["zoom"] for name in others]
+    assert one.leakage == pytest.approx(np.nanmean(ratios))
+
+
 def test_values_of_a_periodic_property_are_around_its_mean():
     told, bar = [], Bar(turn=85.0)
     [one] = compare(
@@ -85,7 +96,9 @@ def test_values_of_a_periodic_property_are_around_its_mean():
     ("names", "transform", "said"),
     [
         (["pca", "walks"], "translate-x", "did you mean walk"),
-        (["trajectory"], "shear-x", "expected a measurable property, got shear-x"),
+        (["trajectory"], "shear-x", "a measure and a transform of its own, got shear-x"),
+        (["trajectory"], "area", "a measure and a transform of its own, got area"),
+        (["pcx"], "zoom", "did you mean pca.* Known: .*trajectory"),
     ],
 )
 def test_what_cannot_be_compared(layered, names, transform, said):

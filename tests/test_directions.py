@@ -18,6 +18,9 @@ from steer import regression
 from steer.directions import KNOTS, Direction
 from steer.errors import InputError
 from steer.files import load, pack, save
+from steer.generators import load as load_generator
+from steer.generators.base import LatentSpace
+from steer.generators.spaces import LayerSpace
 from steer.regression import Pairs, check_fit, fit
 from steer.trajectories import Trajectories
 
@@ -333,6 +336,29 @@ def test_the_density_is_that_of_samples():
     assert spearmanr(counts, wanted).statistic > 0.9
 
 
+def test_the_density_in_w_plus_is_that_of_samples():
+    """Where layers cancel each other out, coordinates are counted in more than their spread."""
+    space, u = LayerSpace(3, 2), np.kron([1, -0.6, 0.1], [0.6, 0.8])
+    direction = any_direction()
+    direction.u = u / np.linalg.norm(u)
+    direction.std = space.std_along(direction.u)
+    spread = direction.spread(space)
+    coordinates = direction.coordinate(space.sample(20_000, seed=1))
+    assert (
+        direction.std == 1 and spread == pytest.approx(coordinates.std(), rel=0.02) and spread < 0.5
+    )
+    t = np.linspace(*direction.g([-1.2, 1.2]), 4001)
+    model = np.cumsum(direction.density(t, spread)) * (t[1] - t[0])
+    share = np.searchsorted(np.sort(direction.g(coordinates)), t) / len(coordinates)
+    assert np.abs(model - share).max() < 0.02
+
+
+def test_the_spread_of_coordinates_is_1_in_z():
+    assert any_direction().spread(LatentSpace(5)) == pytest.approx(1, abs=1e-12)
+    with pytest.raises(InputError, match=r"a direction of 6 numbers, .* that of .* has 5"):
+        any_direction().spread(LayerSpace(3, 2))
+
+
 # --- on disk ---
 
 
@@ -357,3 +383,65 @@ def test_a_direction_survives_its_file(tmp_path, fitted, calibrated):
 
 def vars_of(direction: Direction) -> dict:
     return {name: getattr(direction, name) for name in Direction.__dataclass_fields__}
+
+
+ROW = torch.ones(100, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("facts", "tensors", "said"),
+    [
+        *(({"name": name}, {}, "a printable name") for name in ("", " ", "a/b", "a\x1b[2J", ["a"])),
+        ({"name": "a" * 101}, {}, "a printable name of 1 to 100 characters"),
+        ({"unit": 3}, {}, "the name of a unit, 'translate-x' has 3"),
+        ({"find": ["background"]}, {}, "the name of a finder"),
+        *(({"constant": value}, {}, "a number as constant") for value in ("0", 1e300, 10**400)),
+        *(({"std": std}, {}, "a std above 0") for std in (0.0, -1.0, "1", 1e-320, 1e300, None)),
+        *(({"span": span}, {}, "a span of two") for span in ([1], ["a", "b"], [3, -3], [0, None])),
+        ({"span": 3}, {}, "as fit-direction writes it"),
+        ({"quality": {"held_out_r2": "<b>x"}}, {}, "numbers as its quality, .*<b>x"),
+        ({"quality": [1]}, {}, "as fit-direction writes it"),
+        ({}, {"u": torch.zeros(5).double()}, "a u of norm 1, 'translate-x' has 0.0"),
+        ({}, {"u": ROW}, "a u of norm 1, 'translate-x' has 10.0"),
+        ({}, {"u": ROW[None] / 10}, "one row of numbers"),
+        ({}, {"u": torch.tensor(1.0)}, "one row of numbers"),
+        ({}, {"slopes": ROW[:7]}, "a slope between each two knots, .* '7 slopes, 101 knots'"),
+        ({}, {"slopes": ROW[:0], "knots": ROW[:1]}, "a slope between each two knots"),
+        *(({}, {"slopes": ROW * s}, "slopes above 0") for s in (0, -1, 1e-320, 1e300, math.nan)),
+        ({}, {"slopes": ROW.long()}, "arrays of floats"),
+        ({}, {"slopes": ROW.to(torch.complex64)}, "arrays of floats"),
+        ({}, {"knots": torch.zeros(101).double()}, "knots that rise"),
+        ({}, {"knots": torch.linspace(-math.inf, 5, 101).double()}, "knots that rise"),
+        ({}, {"response": ROW}, r"a response of shape None, 'translate-x' has \(100,\)"),
+        ({}, {"alphas": ROW, "response": ROW[:, None]}, r"a response of shape \(100, 3\)"),
+        ({}, {"other": ROW}, "as fit-direction writes it"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_a_direction(facts, tensors, said):
+    artefact = any_direction().artefact()
+    artefact.made["direction"] |= facts
+    artefact.tensors |= tensors
+    with pytest.raises(InputError, match=f"expected a direction (with )?{said}") as told:
+        Direction.of(artefact)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shorter_floats_are_read(dtype):
+    """Else what is computed with them would be of two precisions."""
+    artefact = any_direction().artefact()
+    artefact.tensors["slopes"] = artefact.tensors["slopes"].to(dtype)
+    assert Direction.of(artefact).slopes.dtype == np.float64
+
+
+def test_the_directions_that_come_along_are_sound():
+    own = load_generator("sprites", "cpu").directions
+    assert {Direction.of(load(path)).name for path in own.values()} == set(own) != set()
+
+
+def test_a_strangers_name_gives_a_terminal_no_orders(capsys):
+    from steer.cli.options import print_table
+
+    print_table([("a", "a wide cell")], title="a\x1b[31m")
+    assert r"a\x1b[31m" in capsys.readouterr().out

@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import toys
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
 from scipy.stats import kstest, norm
+from toys import AXES
 
 from steer.calibration import ALPHAS, calibrate
 from steer.directions import KNOTS, Direction
@@ -26,30 +28,21 @@ from steer.regression import Pairs, fit
 from steer.trajectories import Follow, follow
 
 SPAN = 0.3  # the blob's x is SPAN erf(<u, z> / sqrt 2)
-AXES = np.linalg.qr(np.random.default_rng(7).standard_normal((6, 6)))[0].T
 
 
-class Blob(Generator):
-    """A Gaussian blob on black: x by <AXES[0], z>, y by AXES[1], log2 of its size by AXES[2] (0.2 a
-    unit), log2 of its peak by AXES[3] (0.2 a unit); AXES[4] and AXES[5] do nothing."""
+class Blob(toys.Blob):
+    """The blob in a code of two parts, on grey, log2 of its peak by AXES[3] (0.2 a unit)."""
 
-    def __init__(self, size: int = 32, channels: int = 1, background: float = 0.0):
-        super().__init__(
-            LatentSpace(6, {"coarse": 2, "fine": 4}), PictureShape(channels, size, size)
-        )
+    def __init__(self, channels: int = 1, background: float = 0.0):
+        super().__init__(size=32)
+        self.latent = LatentSpace(6, {"coarse": 2, "fine": 4})
+        self.picture = PictureShape(channels, 32, 32)
         self.background = background
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        s = z @ torch.from_numpy(AXES[:4].T).to(z)
-        n, (channels, height, width) = len(z), self.picture
-        x, y = SPAN * torch.erf(s[:, 0] / math.sqrt(2)), 0.2 * torch.erf(s[:, 1] / math.sqrt(2))
-        sigma, peak = 0.06 * 2 ** (0.2 * s[:, 2]), 0.5 * 2 ** (0.2 * s[:, 3])
-        across = (torch.arange(width) + 0.5) / width - 0.5
-        rows = ((across - y[:, None]) / sigma[:, None]).square()
-        columns = ((across - x[:, None]) / sigma[:, None]).square()
-        blob = torch.exp(-(rows[:, :, None] + columns[:, None, :]) / 2)
-        picture = (self.background + peak[:, None, None] * blob).clamp(0, 1)
-        return picture[:, None].expand(n, channels, height, width)
+        peak = 0.5 * 2 ** (0.2 * z @ torch.from_numpy(AXES[3]).to(z))
+        blob = peak[:, None, None, None] * super().forward(z)
+        return (self.background + blob).clamp(0, 1).expand(-1, *self.picture)
 
 
 class Empty(Generator):
@@ -57,17 +50,6 @@ class Empty(Generator):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(z), *self.picture)
-
-
-class Bar(Generator):
-    """A bar turned by 60 degrees a unit of z[0], and 5 of z[1]."""
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        angle = torch.deg2rad(60 * z[:, 0] + 5 * z[:, 1])[:, None, None]
-        x = (torch.arange(32) + 0.5) / 32 - 0.5
-        along = x * torch.cos(angle) - x[:, None] * torch.sin(angle)
-        across = x * torch.sin(angle) + x[:, None] * torch.cos(angle)
-        return torch.exp(-((along / 0.15) ** 2 + (across / 0.05) ** 2))[:, None]
 
 
 def direction(name: str = "translate-x", axis: int = 0, slope: float | None = None) -> Direction:
@@ -85,7 +67,7 @@ def direction(name: str = "translate-x", axis: int = 0, slope: float | None = No
 def found(request) -> Direction:
     """translate-x of the blob by following, fitting and calibrating."""
     search = Search(rate=0.1, seed=request.param)
-    how = Follow("translate-x", extent=0.2, points=4, steps=40, search=search)
+    how = Follow("translate-x", extent=0.15, points=4, steps=40, search=search)
     trajectories = follow(Blob(), how, starts=48, batch=48)
     return calibrate(Blob(), fit("translate-x", "width", Pairs.of(trajectories)))
 
@@ -139,7 +121,7 @@ def three():
     """Three true directions of the blob."""
     known = [
         direction(),
-        direction("zoom", axis=2, slope=0.2),
+        direction("zoom", axis=2, slope=0.15),
         direction("contrast", axis=3, slope=0.2),
     ]
     return evaluate(Blob(), known, samples=64, exact=False)
@@ -153,9 +135,9 @@ def test_leakage_in_closed_form(three):
     contrast = three.names.index("contrast")
     assert three.leakage[2, contrast] == pytest.approx(1, abs=0.02)
     assert (three.leakage_rms >= np.abs(three.leakage) - 1e-12)[~np.isnan(three.leakage)].all()
-    # brightness is 2 pi sigma^2 peak: 2 sinh(2 ln 2 * 0.2 * 0.25) / 0.1 of it per octave of size
+    # brightness is 2 pi sigma^2 peak: 2 sinh(2 ln 2 * 0.15 * 0.25) / 0.075 of it per octave of size
     codes = Blob().latent.sample(64, seed=1)
-    mean = Blob()(codes).mean().item() * 2 * math.sinh(math.log(2) * 0.1) / 0.1
+    mean = Blob()(codes).mean().item() * 2 * math.sinh(math.log(2) * 0.075) / 0.075
     assert three.leakage[1, three.names.index("brightness")] == pytest.approx(mean, rel=0.02)
 
 
@@ -165,10 +147,12 @@ def test_a_round_object_has_no_axis_to_leak_into(three):
 
 
 def test_relative_leakage_is_one_for_a_factor_of_its_own(three):
-    """x varies by nothing else, and zoom by size (0.2 a unit) and half of the peak's (0.1)."""
+    """x varies by nothing else, and zoom by size (0.15 a unit) and half of the peak's (0.1)."""
     x, zoom = (three.names.index(name) for name in ("translate-x", "zoom"))
     assert three.relative[0, x] == pytest.approx(1, abs=0.05)
-    assert three.relative[1, zoom] == pytest.approx(0.2 / math.hypot(0.2, 0.1), abs=0.12)
+    size, peak = AXES[2:4] @ three.z.double().numpy().T
+    share = 0.15 * size.std() / (0.15 * size + 0.1 * peak).std()
+    assert three.relative[1, zoom] == pytest.approx(share, abs=0.03)
     assert three.relative[0, zoom] < 0.1
 
 
@@ -277,11 +261,19 @@ def test_another_finder_calibrates_anew():
 
 def test_the_report_counts_directions_and_tells_errors():
     told = []
-    known = [direction(), direction("translate-y", axis=1, slope=0.2)]
+    known = [direction(), direction("translate-y", axis=1, slope=0.1)]
     found = evaluate(Blob(), known, samples=4, values=[0.0, 0.1], report=lambda *t: told.append(t))
     shares = np.array([0.2, 0.4, 0.6, 0.8, 1])
     assert [done for done, _ in told] == pytest.approx([*shares, *(1 + shares)])
     assert [e for _, e in told[:4]] == [one.row()["rms"] for one in found.measured[0].accuracy]
+
+
+def test_the_report_counts_what_cannot_be_held_too():
+    told = []
+    known = [direction(), direction("translate-y", axis=1, slope=0.1), direction("shear-x")]
+    options = {"samples": 4, "values": None, "held": True}
+    found = evaluate(Blob(), known, report=lambda done, error: told.append(done), **options)
+    assert told == sorted(told) and told[-3:] == [4, 5, 6] and found.held[2] == []
 
 
 # --- the Kolmogorov-Smirnov distance ---

@@ -14,7 +14,8 @@ from steer.closed_loop import place
 from steer.directions import Direction
 from steer.distributions import parse_distribution
 from steer.errors import InputError
-from steer.generators.base import Generator
+from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.spaces import LayerSpace
 from steer.knobs import Setting, Status, control, direction_for
 from steer.measures import Measure
 
@@ -191,6 +192,25 @@ def test_a_target_beyond_where_the_object_vanishes():
     assert (along(done.z) < 2).all() and (along(done.z) > 1.7).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("uniform(0.25, 0.28)", Status.REACHED), ("uniform(0.31, 0.35)", Status.UNREACHABLE)],
+)
+@pytest.mark.parametrize("others", [{}, {"translate-y": 0.05}])
+def test_a_distribution_that_g_puts_where_no_object_shows(text, status, others):
+    """g says s = 2.5 and more, where the blob is gone: sought from where each item is, as `set`."""
+    z = codes(30)
+    there = torch.from_numpy((along(z, 3) > -0.5) & (along(z) < 2))
+    knobs = {X: straight(X, AXES[0], 0.1), "translate-y": straight("translate-y", AXES[1], 0.1)}
+    asked = [Setting(X, "distribution", parse_distribution(text))]
+    asked += [Setting(name, "set", value) for name, value in others.items()]
+    done = control(Vanishing(), z, asked, knobs, exact=True)
+    assert (done.status[there] == status).all() and done.measured[there].isfinite().all()
+    assert (done.status[~there] == Status.NO_OBJECT).all() and 3 < there.sum() < 27
+    assert torch.equal(done.z[~there], z[~there])
+    assert (along(done.z[there]) > 1.3).all()
+
+
 # --- periodic properties ---
 
 
@@ -356,6 +376,57 @@ def test_values_drawn_for_several_knobs_are_independent(lean):
     for asked, coordinate in zip(done.asked.T, own, strict=True):
         assert ks_1samp(asked.numpy(), wanted.cdf).statistic < 0.02
         assert spearmanr(asked, coordinate).statistic > 0.7  # the order is kept as far as can be
+
+
+class Flat(Generator):
+    """Grey pictures, all the same: nothing is measured, and what is asked is known anyway."""
+
+    def __init__(self, latent: LatentSpace):
+        super().__init__(latent, PictureShape(1, 8, 8))
+
+    def forward(self, z):
+        return torch.full((len(z), *self.picture), 0.5)
+
+
+def across(space: LayerSpace, name: str, shares: list[float], axis: int) -> Direction:
+    """A direction along one number of w, with a share of it in each layer."""
+    u = np.kron(shares, np.eye(4)[axis] + 0.3 * np.eye(4)[0])
+    direction = straight(name, u, 0.1)
+    direction.std = space.std_along(direction.u)
+    return direction
+
+
+@pytest.mark.parametrize("shares", [[1, -0.6, 0], [1, 0.2, -0.1], [0, 1, 0], [1, 1, 1]])
+def test_what_is_drawn_in_w_plus_is_uniform_and_independent(shares):
+    """Layers that cancel each other out have less spread than the std of the coordinate."""
+    space, wanted = LayerSpace(3, 4), parse_distribution("uniform(0, 1)")
+    z = space.sample(6000, seed=1)
+    knobs = {
+        X: across(space, X, shares, 1),
+        "translate-y": across(space, "translate-y", [0.5, 0.5, -0.7], 2),
+    }
+    both = [Setting(name, "distribution", wanted) for name in knobs]
+    alone = control(Flat(space), z, both[:1], knobs, batch=3000).asked[:, 0]
+    together = control(Flat(space), z, both, knobs, batch=3000).asked.T
+    for asked in (alone, *together):
+        assert ks_1samp(asked.numpy(), wanted.cdf).statistic < 0.03
+    assert abs(spearmanr(*together).statistic) < 0.03
+    assert spearmanr(alone, knobs[X].coordinate(z)).statistic > 0.999
+
+
+def test_layers_that_cancel_out_cannot_be_drawn_by():
+    space = LayerSpace(3, 4)
+    knob = across(space, X, [1, -1, 0], 1)
+    drawn = [Setting(X, "distribution", parse_distribution("uniform(0, 1)"))]
+    with pytest.raises(InputError, match="that differ along directions to draw translate-x by"):
+        control(Flat(space), space.sample(4), drawn, {X: knob})
+
+
+@pytest.mark.parametrize("length", [5, 7])
+def test_a_direction_of_other_codes(length):
+    knob = straight(X, np.eye(length)[0], 0.1)
+    with pytest.raises(InputError, match=f"a direction of 6 numbers, .* translate-x has {length}"):
+        control(Blob(), codes(2), [Setting(X, "set", 0.1)], {X: knob})
 
 
 def test_what_is_drawn_alone_keeps_its_order():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steer import generators
 from steer.errors import InputError
-from steer.measures import Background, Intensity, Measure, finders, properties
+from steer.measures import Background, Intensity, Measure, finders, others, properties
 from steer.transforms import transforms
 
 MASKED = ["area", "rotate", "translate-x", "translate-y", "zoom"]
@@ -300,3 +300,29 @@ def test_what_another_direction_moves_is_its_property_in_another_unit() -> None:
     torch.testing.assert_close(moved[0].in_movers_unit(area), zoom)
     assert moved[0].in_movers_unit(torch.tensor([-0.1, 0.0])).isfinite().all()
     assert torch.equal(properties.get("zoom").in_movers_unit(zoom), zoom)
+
+
+@pytest.mark.parametrize("name", ["rotate", "hue", "zoom"])
+@given(middle=st.floats(-400, 400), width=st.floats(0, 0.1))
+def test_values_opened_are_those_of_a_line(name: str, middle: float, width: float) -> None:
+    prop = properties.get(name)
+    period = prop.period or 360.0
+    true = middle + period * width * torch.linspace(-2, 2, 9, dtype=torch.float64)
+    seen = prop.difference(true, torch.zeros_like(true))
+    opened = prop.opened(torch.cat([seen, torch.tensor([math.nan])]))
+    assert opened[-1].isnan()
+    turns = (opened[:-1] - true) / period
+    assert torch.allclose(turns, turns.mean().round().expand(9), atol=1e-6)
+
+
+def test_nothing_found_is_opened_to_nothing() -> None:
+    assert properties.get("hue").opened(torch.full((3,), math.nan)).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("own", "besides"),
+    [("zoom", ["hue"]), ("area", ["hue"]), ("hue", ["zoom"]), ("smile", ["zoom", "hue"])],
+)
+def test_zoom_and_area_are_one(own: str, besides: list[str]) -> None:
+    assert others(["zoom", "area", "hue"], own) == besides
+    assert others(["area", "hue"], "hue") == ["area"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,14 @@ from toys import AXES, Bar, Blob, curved, erf_law, straight
 
 import steer.populate
 from steer.distributions import parse_distribution
-from steer.errors import InputError
+from steer.errors import InputError, MachineError
 from steer.generators.base import Condition, Generator, LatentSpace, PictureShape
 from steer.images import read_image
 from steer.knobs import Setting
 from steer.measures import Measure
 from steer.populate import Recipe, folder_names, populate
 from steer.populate.outcome import dependence
+from steer.populate.place import Place
 from steer.populate.recipe import SPLITS
 
 X = "translate-x"
@@ -102,6 +107,8 @@ def test_the_files_hold_what_is_said_of_them(tmp_path: Path) -> None:
     for i, row in enumerate(rows(tmp_path)):
         picture = read_image(tmp_path / row["file_name"])[None]
         assert row["item"] == i and row["file_name"] == f"blob/{i:07d}.png"
+        data = (tmp_path / row["file_name"]).read_bytes()
+        assert row["sha256"] == hashlib.sha256(data).hexdigest()
         # what is said is what anybody measures on the file, and near what was asked
         for name in (X, "zoom", "brightness"):
             assert row[f"measured_{name}"] == pytest.approx(Measure([name])(picture).item())
@@ -113,6 +120,7 @@ def test_an_item_does_not_depend_on_the_cut(tmp_path: Path, shard: int, batch: i
     populate(recipe(batch=3), tmp_path / "a", MADE, shard=4)
     populate(recipe(batch=batch), tmp_path / "b", MADE, shard=shard)
     for one, other in zip(rows(tmp_path / "a"), rows(tmp_path / "b"), strict=True):
+        del one["sha256"], other["sha256"]  # a value in the middle of two may fall to either
         assert one == {name: pytest.approx(value) for name, value in other.items()}
         a, b = (read_image(tmp_path / side / one["file_name"]) for side in "ab")
         assert (a - b).abs().max() < 1.5 / 255
@@ -120,7 +128,7 @@ def test_an_item_does_not_depend_on_the_cut(tmp_path: Path, shard: int, batch: i
 
 def test_without_settings_there_is_nothing_to_measure(tmp_path: Path) -> None:
     told = populate(recipe(3, settings=()), tmp_path, MADE)
-    assert rows(tmp_path)[2] == {"file_name": "blob/0000002.png", "item": 2}
+    assert rows(tmp_path)[2].keys() == {"file_name", "item", "sha256"}
     assert told == {"classes": {"blob": 3}, "items": 3, "steps": 1, "made": MADE}
 
 
@@ -199,7 +207,8 @@ def test_the_figures_of_a_distribution(tmp_path: Path) -> None:
 
 
 def test_the_dependence_before_and_after(tmp_path: Path) -> None:
-    """Directions that lean on each other leave the factors as independent as the prior does."""
+    """What is drawn along directions that lean on each other is independent: each item moved by the
+    ranks of its own coordinates would have a correlation of (0.5 + 0.5) / (1 + 0.25) = 0.8."""
     knobs = {
         X: straight(X, AXES[0] + 0.5 * AXES[1], 0.1),
         "translate-y": straight("translate-y", AXES[1] + 0.5 * AXES[0], 0.1),
@@ -208,9 +217,14 @@ def test_the_dependence_before_and_after(tmp_path: Path) -> None:
     told = populate(recipe(80, both, directions=knobs), tmp_path, MADE)
     assert told is not None
     tables = told["dependence"]
-    measured = np.array([[row[f"measured_{name}"] for name in knobs] for row in rows(tmp_path)])
+    measured, asked = (
+        np.array([[row[f"{kind}_{name}"] for name in knobs] for row in rows(tmp_path)])
+        for kind in ("measured", "asked")
+    )
     after = spearmanr(*measured.T).statistic
     assert tables["after"][X]["translate-y"] == pytest.approx(after)
+    assert after == pytest.approx(spearmanr(*asked.T).statistic, abs=0.05)
+    assert abs(after) < 3 / np.sqrt(80)  # three standard errors of independent ranks
     drawn = Measure([X, "translate-y"])(Blob(size=16)(Blob().sample(80)))
     before = spearmanr(*drawn.numpy().T).statistic
     assert tables["before"]["translate-y"][X] == pytest.approx(before, abs=0.02)
@@ -290,6 +304,52 @@ def test_a_part_whose_pictures_are_gone_or_that_is_damaged_is_made_again(tmp_pat
     assert tree(folder) == tree(tmp_path / "plain")
 
 
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut short": lambda data: data[:-20],
+    "another bit": lambda data: data[:50] + bytes([data[50] ^ 1]) + data[51:],
+}
+
+
+@pytest.mark.parametrize("when", ["begun", "finished"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_picture_is_made_again(tmp_path: Path, when: str, damage: str) -> None:
+    populate(recipe(), tmp_path / "plain", MADE, shard=2)
+    folder = tmp_path / "set"
+    if when == "begun":
+        killed_after(3, recipe(), folder, MADE)
+    else:
+        populate(recipe(), folder, MADE, shard=2)
+    picture = folder / "blob" / "0000003.png"
+    picture.write_bytes(DAMAGES[damage](picture.read_bytes()))
+    untouched = (folder / "blob" / "0000000.png").stat().st_mtime_ns
+    populate(recipe(), folder, MADE, shard=2, resume=True)
+    assert tree(folder) == tree(tmp_path / "plain")
+    if when == "begun":
+        assert (folder / "blob" / "0000000.png").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("text", ["", "{}\n" * 7, "[]\n" * 7, "half\n" * 7])
+def test_damaged_metadata_is_made_again(tmp_path: Path, text: str) -> None:
+    populate(recipe(), tmp_path, MADE)
+    whole = tree(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(text)
+    populate(recipe(), tmp_path, MADE, resume=True)
+    assert tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_set_of_other_options_is_not_replaced(tmp_path: Path, resume: bool) -> None:
+    populate(recipe(), tmp_path, MADE)
+    before = tree(tmp_path)
+    other = {**MADE, "options": {"n": 3}}
+    with pytest.raises(InputError, match=r"options\.n \(7, not 3\).* another place"):
+        populate(recipe(3), tmp_path, other, resume=resume)
+    assert tree(tmp_path) == before
+    populate(recipe(), tmp_path, MADE)
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("when", ["begun", "finished"])
 def test_resume_with_other_options_is_refused(tmp_path: Path, when: str) -> None:
     if when == "begun":
@@ -334,11 +394,11 @@ def test_a_new_set_replaces_an_old_one_and_leaves_what_is_not_its_own(tmp_path: 
 
 
 def test_a_new_set_that_was_killed_over_an_old_one(tmp_path: Path) -> None:
-    folder, anew = tmp_path / "set", {**MADE, "seed": 1}
+    folder = tmp_path / "set"
     populate(recipe(20, (), Coloured()), folder, MADE)
-    killed_after(1, recipe(), folder, anew)
-    populate(recipe(), folder, anew, shard=2, resume=True)
-    populate(recipe(), tmp_path / "plain", anew, shard=2)
+    killed_after(1, recipe(), folder, MADE)
+    populate(recipe(), folder, MADE, shard=2, resume=True)
+    populate(recipe(), tmp_path / "plain", MADE, shard=2)
     assert tree(folder) == tree(tmp_path / "plain")
     assert {path.name for path in folder.iterdir()} == {"blob", "manifest.json", "metadata.jsonl"}
 
@@ -389,7 +449,7 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path) -> None:
     listed = {
         "classes": ["..", str(tmp_path), str(empty)],
         "items": 9,
-        "made": {"command": "render"},
+        "made": MADE,
     }
     (folder / "manifest.json").write_text(json.dumps(listed))
     populate(recipe(2), folder, MADE)
@@ -397,12 +457,79 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path) -> None:
 
 
 def test_more_pictures_than_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")(10**9, 0, 6 * 4096)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="no more pictures than fit on the disk, 7 do not"):
-        populate(recipe(7), tmp_path / "set", MADE)
-    assert not (tmp_path / "set").exists()
-    assert populate(recipe(6), tmp_path / "set", MADE)
+    def room(free: float) -> None:
+        usage = namedtuple("usage", "total used free")(10**9, 0, int(free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    monkeypatch.setattr(steer.populate.place, "BLOCK", 10**6)
+    folder = tmp_path / "set"
+    room(6.5e6)
+    with pytest.raises(MachineError, match=r"for 7 more pictures, 7\.0 MB or .* has 6\.5 MB free"):
+        populate(recipe(), folder, MADE)
+    assert not folder.exists()
+    room(7e6)
+    killed_after(2, recipe(), folder, MADE)
+    room(2.9e6)
+    with pytest.raises(MachineError, match=r"for 3 more pictures, 3\.0 MB or .* has 2\.9 MB free"):
+        populate(recipe(), folder, MADE, shard=2, resume=True)
+    room(3e6)
+    assert populate(recipe(), folder, MADE, shard=2, resume=True)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "plan.txt", "shard-00000-of-00001.safetensors"])
+@pytest.mark.parametrize("after", [False, True])
+def test_parts_that_are_not_ours_are_left(tmp_path: Path, name: str, after: bool) -> None:
+    if after:
+        populate(recipe(), tmp_path, MADE)
+    (tmp_path / ".parts").mkdir()
+    (tmp_path / ".parts" / name).write_bytes(b"kept")
+    before = tree(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=rf"holds \.parts/{name}: name another folder"):
+            populate(recipe(), tmp_path, MADE, resume=resume)
+    assert tree(tmp_path) == before
+
+
+def test_what_is_laid_among_the_parts_meanwhile_is_left(tmp_path: Path) -> None:
+    told = populate(
+        recipe(), tmp_path, MADE,
+        report=lambda done, said: (tmp_path / ".parts" / "mine.txt").touch() if said else None,
+    )  # fmt: skip
+    assert told and [path.name for path in (tmp_path / ".parts").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_link_for_the_parts_is_not_followed(tmp_path: Path, held: bool) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "set"
+    elsewhere.mkdir()
+    if held:
+        killed_after(1, recipe(), tmp_path / "other", MADE)
+        shutil.copytree(tmp_path / "other" / ".parts", elsewhere, dirs_exist_ok=True)
+    folder.mkdir()
+    (folder / ".parts").symlink_to(elsewhere)
+    before = tree(elsewhere)
+    with pytest.raises(InputError, match=r"holds \.parts/"):
+        populate(recipe(), folder, MADE, shard=2, resume=held)
+    assert tree(elsewhere) == before and (folder / ".parts").is_symlink()
+
+
+def test_parts_left_by_a_run_that_was_killed_at_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    killed_after(1, recipe(), folder, MADE)
+    left = shutil.copytree(folder / ".parts", tmp_path / "left")
+    populate(recipe(), folder, MADE, shard=2, resume=True)
+    whole = tree(folder)
+    for resume in (False, True):
+        shutil.copytree(left, folder / ".parts")
+        (folder / ".parts" / "plan.json").unlink()
+        populate(recipe(), folder, MADE, shard=2, resume=resume)
+        assert tree(folder) == whole and not (folder / ".parts").exists()
+
+
+def test_an_error_before_the_first_picture_leaves_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tolerance above 0"):
+        populate(recipe(tolerance=-1.0), tmp_path, {**MADE, "seed": 1})
+    assert not list(tmp_path.iterdir())
 
 
 # --- several processes ---
@@ -420,6 +547,103 @@ def test_processes_share_the_parts_and_the_last_puts_them_together(
         given_back.append(populate(recipe(), tmp_path / "set", MADE, shard=2))
     assert given_back == [None, None, told, told][: len(order)]
     assert tree(tmp_path / "set") == tree(tmp_path / "plain")
+
+
+OTHER = {**MADE, "seed": 1}
+
+
+def once(work: Callable[[], Any]) -> Callable[[int, str], None]:
+    """Reports of which the first does the work."""
+    left = [work]
+    return lambda done, said: left.pop()() if left else None
+
+
+def test_a_run_into_a_folder_at_work_is_refused(tmp_path: Path) -> None:
+    """The plan is there and no part yet: the pictures of both would mix."""
+    populate(recipe(), tmp_path / "plain", MADE, shard=2)
+    folder = tmp_path / "set"
+
+    def others() -> None:
+        before = tree(folder)
+        for made in (MADE, OTHER):
+            with pytest.raises(InputError, match="holds 0 parts of an unfinished data set"):
+                populate(recipe(9), folder, made, shard=2)
+        with pytest.raises(InputError, match=r"differs from this run in seed \(0, not 1\)"):
+            populate(recipe(9), folder, OTHER, shard=2, resume=True)
+        assert tree(folder) == before
+
+    populate(recipe(), folder, MADE, shard=2, report=once(others))
+    assert tree(folder) == tree(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_begin_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_links(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:  # exFAT
+        monkeypatch.setattr(os, "link", no_links)
+    first, second, third = (Place(tmp_path) for _ in range(3))
+    assert first.begin(recipe(), MADE, 2, resume=False) == set()
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="holds 0 parts of an unfinished data set"):
+        second.begin(recipe(), OTHER, 2, resume=False)
+    with pytest.raises(InputError, match=r"differs from this run in seed \(0, not 1\)"):
+        second.begin(recipe(), OTHER, 2, resume=True)
+    assert third.begin(recipe(), MADE, 2, resume=True) == set()
+    assert tree(tmp_path) == before and list(before) == [".parts/plan.json"]
+
+
+@pytest.mark.parametrize("shard", [2, 7])
+def test_a_run_whose_folder_was_taken_ends(tmp_path: Path, shard: int) -> None:
+    """Somebody removed it all and began something else there; shard 7: the last part is at work."""
+    folder = tmp_path / "set"
+
+    def taken() -> None:
+        shutil.rmtree(folder)
+        killed_after(1, recipe(), folder, OTHER)
+
+    with pytest.raises(InputError, match=r"differs from this run in .*seed \(1, not 0\)"):
+        populate(recipe(), folder, MADE, shard=shard, report=once(taken))
+    populate(recipe(), folder, OTHER, shard=2, resume=True)
+    populate(recipe(), tmp_path / "plain", OTHER, shard=2)
+    assert tree(folder) == tree(tmp_path / "plain")
+
+
+def test_a_set_that_was_taken_at_its_very_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, described = tmp_path / "set", steer.populate.manifest_of
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        killed_after(1, recipe(), folder, OTHER)
+        return described(*arguments)
+
+    monkeypatch.setattr(steer.populate, "manifest_of", late)
+    with pytest.raises(InputError, match=r"differs from this run in .*seed \(1, not 0\)"):
+        populate(recipe(), folder, MADE)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_a_run_whose_folder_was_removed_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"the plan of this run in .*\.parts, it was removed"):
+        populate(recipe(), tmp_path, MADE, report=once(lambda: shutil.rmtree(tmp_path / ".parts")))
+
+
+@pytest.mark.parametrize("shard", [2, 7])
+def test_one_that_goes_on_with_a_set_at_work_may_end_it(tmp_path: Path, shard: int) -> None:
+    told = populate(recipe(), tmp_path / "plain", MADE, shard=shard)
+    folder, ended = tmp_path / "set", []
+
+    def another() -> None:
+        ended.append(populate(recipe(), folder, MADE, shard=shard, resume=True))
+
+    assert populate(recipe(), folder, MADE, shard=shard, report=once(another)) == told
+    assert ended == [told] and tree(folder) == tree(tmp_path / "plain")
 
 
 def test_two_that_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

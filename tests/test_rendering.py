@@ -108,6 +108,14 @@ def test_a_single_frame(blob, knobs):
     assert moved.label == "" and (moved.controlled.measured - 0.1).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("setting", [None, Setting(X, "set", 0.1)])
+def test_no_more_pictures_are_drawn_at_once_than_asked(blob, knobs, setting):
+    sizes = []
+    blob.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    (shown,) = frames(blob, codes(5), [setting] if setting else [], knobs, batch=2)
+    assert max(sizes) == 2 and len(shown.pictures) == 5
+
+
 # --- grids ---
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis.strategies import integers, sampled_from
 from scipy.stats import norm
 from torch import nn
-from toys import AXES, Blob
+from toys import AXES, Bar, Blob
 
 from steer.calibration import ALPHAS, falls
 from steer.closed_loop import Plant
@@ -64,6 +64,28 @@ def test_the_axis_of_a_factor_is_found(method):
     assert found.made["options"]["method"] == method
 
 
+class Turned(Bar):
+    """A bar whose code goes through a layer first, that leaves it as it is."""
+
+    def __init__(self, **middles: float):
+        super().__init__(**middles)
+        self.layer = nn.Linear(3, 3, bias=False)
+        self.layer.weight.data.copy_(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
+
+    def forward(self, z):
+        return super().forward(self.layer(z) / torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("method", ["group-means", "closed-form"])
+@pytest.mark.parametrize(
+    ("name", "middle", "axis"), [("rotate", {"turn": 85.0}, 0), ("hue", {"hue": 170.0}, 1)]
+)
+def test_a_periodic_property_that_the_prior_wraps_round(method, name, middle, axis):
+    turned = Turned(**middle).eval().requires_grad_(False)
+    found = fit_by(turned, method, Follow(name), find="background", samples=256)
+    assert found.u[axis] > 0.95
+
+
 @pytest.mark.parametrize("kind", ["linear", "convolution", "transposed"])
 def test_the_weights_that_a_code_meets_first(kind):
     layered = Layered(kind)
@@ -101,7 +123,7 @@ class Dark(Generator):
     ("generator", "method", "transform", "said"),
     [
         (Blob(), "pcs", "zoom", "unknown method 'pcs': did you mean pca"),
-        (Blob(), "walk", "shear-x", "expected a measurable property, got shear-x"),
+        (Blob(), "walk", "shear-x", "a measure and a transform of its own, got shear-x"),
         (
             Dark(LatentSpace(2), PictureShape(1, 8, 8)), "group-means", "translate-x",
             "expected translate-x in 8 or more of 64 pictures by intensity, found it in 0",
@@ -218,6 +240,16 @@ def test_the_share_of_pairs_in_order(seed, apart):
     # pairs of normal codes are in order with probability Phi(apart / sqrt 2)
     told = found.quality["held_out_auc"]
     assert told == pytest.approx(norm.cdf(apart / 2**0.5), abs=0.15)
+
+
+def test_small_groups_that_do_not_differ_are_hardly_told_apart():
+    codes = torch.randn(200, 16, 3, generator=torch.Generator().manual_seed(0))
+    told = [fit_groups(Point(), c[:8], c[8:], "new").quality for c in codes]
+    auc, error = (np.array([one[f"held_out_{k}"] for one in told]) for k in ("auc", "auc_error"))
+    # folds of two and two: each of four has a variance of 5 / 48
+    assert error == pytest.approx((5 / 48 / 4) ** 0.5)
+    assert (auc >= 0.9).mean() < 0.05  # of one split 14 % were
+    assert (auc > 0.5 + 2 * error).mean() < 0.1
 
 
 class Point(Generator):

@@ -235,6 +235,19 @@ def test_the_spread_of_a_direction_over_layers(u, std):
     assert measured == pytest.approx(std, rel=0.05) or measured < 1e-6
 
 
+@pytest.mark.parametrize(
+    "space", [LatentSpace(12), TruncatedNormalSpace(12), LayerSpace(3, 4), LayerSpace(12, 1)]
+)
+def test_covariances_are_those_of_samples(space):
+    vectors = np.random.default_rng(2).standard_normal((5, 12))
+    vectors[4] = np.kron([1, -1, 0], vectors[0, :4])  # layers that cancel out
+    known = space.covariance(vectors)
+    measured = np.cov(vectors @ space.sample(20_000, seed=5).numpy().T)
+    scale = np.sqrt(np.outer(*[np.diag(known) + 0.01] * 2))
+    assert known == pytest.approx(known.T)
+    assert np.abs((measured - known) / scale).max() < 0.04
+
+
 # --- w and w+ ---
 
 

@@ -18,6 +18,7 @@ from steer.cli import (
     invert,
     models,
     options,
+    progress,
     pull,
     push,
     render,
@@ -88,7 +89,7 @@ def main() -> NoReturn:
     # (2 processors: 92 s against 33 s for the same fit-direction)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     arguments = [a for a in sys.argv[1:] if a != "--debug"] or ["--help"]
-    options.interruptible()
+    progress.interruptible()
     try:
         status = app(arguments, prog_name="steer", standalone_mode=False)
         sys.stdout.flush()
@@ -96,7 +97,7 @@ def main() -> NoReturn:
         # whoever read our output has gone: nothing more to say, and nothing to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except options.Interrupted as stop:
+    except progress.Interrupted as stop:
         _end(str(stop), stop.status)
     except (SteerError, _CommandLineError) as error:
         _end(_sentence(error), getattr(error, "exit_status", 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +23,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 NAME = "compare"
@@ -67,28 +70,26 @@ def command(
     no object are shares of all items, closed. These compare methods; r2 does not: it is that of g
     on held-out trajectories for trajectory, of values measured along their own line for the others.
 
-    std is that of the measured value at one coordinate; leakage the mean move of the other
-    properties while this one moves by one standard deviation of the prior, in theirs; seconds and
-    evaluations (pictures made) are those of finding the direction by this method alone.
+    std is that of the measured value at one coordinate; leakage the mean over the other properties
+    of the root mean square move of each, in standard deviations of the prior, over that of this
+    one; seconds and evaluations (pictures made) are those of finding the direction by this method
+    alone.
 
     Example: steer compare --transform translate-x -o report/
     """
-    from steer.comparison import compare
+    from steer.comparison import compare, known_methods, require_methods
     from steer.directions import Direction
     from steer.disk import make_folder, save_json
     from steer.files import how_made, save
-    from steer.rivals import methods as known
 
     if out is not None and str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
     asked = None
     if values is not None:
         asked = [options.number(text, "--values") for text in values.split(",")]
-    names = methods.split(",") if methods else ["trajectory", *known.names()]
+    names = methods.split(",") if methods else known_methods()
     names = [name.strip() for name in names]
-    for name in names:
-        if name != "trajectory":
-            known.get(name)
+    require_methods(names)
     generator = options.open_generator(
         model, device, classes=class_, truncation=truncation, noise=noise, space=space
     )
@@ -99,7 +100,9 @@ def command(
         if out is not None:
             save(direction.artefact(), out / f"{name}.safetensors")
 
-    with options.progress(f"comparing {transform}", 2 * len(names), quiet) as bar:
+    with progress(
+        f"comparing {transform}", 2 * len(names), quiet, partial=out, resumes=False
+    ) as bar:
         found = compare(
             generator, names, transform, starts=starts, samples=samples, judged_on=n, values=asked,
             find=measure, seed=seed, batch=batch, keep=keep, report=bar,
@@ -111,6 +114,8 @@ def command(
     if out is not None:
         from steer.plots import comparison_figure, save_figure
 
+        for name in _earlier(out) - set(names):
+            (out / f"{name}.safetensors").unlink(missing_ok=True)
         save_json(out / "compare.json", {"rows": rows, "made": made})
         save_figure(comparison_figure(found), out / "compare.png")
     if json_:
@@ -121,7 +126,19 @@ def command(
         options.print_table(lines, headings, f"{transform} of {generator.name}")
 
 
+def _earlier(out: Path) -> set[str]:
+    """The methods of an earlier comparison in a folder; none where there is none of ours."""
+    from steer.comparison import known_methods
+
+    try:
+        before = json.loads((out / "compare.json").read_bytes())
+        ours = before["made"]["command"] == NAME
+        return {row["method"] for row in before["rows"]} & set(known_methods()) if ours else set()
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+
+
 def _cell(value: float | int | str) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return "none" if math.isnan(value) else f"{value:.3g}"
     return value if isinstance(value, str) else f"{value:,}"

@@ -23,6 +23,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def command(
     known = [options.open_direction(text, generator) for text in names]
     if out is not None:
         make_folder(out)
-    with options.progress("evaluating", len(known) * (1 + hold), quiet) as bar:
+    with progress("evaluating", len(known) * (1 + hold), quiet) as bar:
         found = evaluate(
             generator, known, measure,
             samples=n, values=asked, seed=seed, batch=batch, backbone=backbone, held=hold,
@@ -109,7 +110,8 @@ def command(
         )  # fmt: skip
     made = how_made(
         "evaluate", generator.identity(), seed=seed, samples=n, values=asked, directions=names,
-        backbone=backbone and backbone.partition("=")[0],
+        backbone=backbone and backbone.partition("=")[0], measure=measure and from_here(measure),
+        held=hold,
     )  # fmt: skip
     summary = {"rows": found.table(), "made": made}
     if out is not None:

@@ -23,6 +23,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.cli.trajectories import (
     Constraint,
     Extent,
@@ -176,7 +177,7 @@ def command(
         _keep(direction, target, json_)
         return
     bar_is_off = quiet or bool(given)
-    with options.progress(f"following {followed}", starts * points, bar_is_off) as bar:
+    with progress(f"following {followed}", starts * points, bar_is_off) as bar:
         direction = fit_direction(
             generator, how, _merged(trajectories or [], given), starts=starts, seed=seed,
             find=measure, samples=samples, batch=batch, report=bar,
@@ -205,7 +206,7 @@ def _by_another_method(
         require_same(artefact.made.get("generator", {}), generator, f"latents {path}")
     codes = [options.codes_of(artefact, generator) for _, artefact in groups]
     title = f"measuring {how.transform}"
-    with options.progress(title, len(ALPHAS), quiet or name is not None) as bar:
+    with progress(title, len(ALPHAS), quiet or name is not None) as bar:
         common["report"] = lambda done: bar(done, method)
         if not groups:
             return fit_by(generator, method, how, **common)
@@ -225,7 +226,8 @@ def _keep(direction: Direction, target: str, json_: bool) -> None:
         options.note(f"the measured {direction.name} falls along this direction.")
     elif told < TELLS_LITTLE:
         options.note(f"this tells little of {direction.name}: R^2 held out is {told:.2f}.")
-    if auc < HARDLY_APART:
+    chance = 0.5 + 2 * direction.quality.get("held_out_auc_error", 0.0)
+    if auc < max(HARDLY_APART, chance):
         options.note(
             f"this hardly tells the groups apart: of left-out pairs {auc:.0%} are in order."
         )

@@ -22,6 +22,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 NAME = "invert"
@@ -116,7 +117,7 @@ def command(
         beside = f"for {generator.name}, whose codes of {generator.space} carry no class"
         refuse_given(context, ("condition",), beside)
     partial = None if target == "-" else partial_path(Path(target))
-    with options.progress("inverting", len(paths), quiet, partial) as bar:
+    with progress("inverting", len(paths), quiet, partial) as bar:
         done = invert_photos(
             generator, paths, search,
             align=align, batch=batch, out=None if target == "-" else Path(target),

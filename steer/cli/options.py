@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.cli.progress import fetching, is_terminal
 from steer.errors import InputError, MachineError
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ def open_generator(
     if model is None:
         model = str(made_with.get("model", "sprites"))
         _refuse_to_fetch(model)
-    with _fetching(model) as report:
+    with fetching(model) as report:
         generator = load(model, device, say=note, report=report)
-    own_name = artefact.made.get("direction", {}).get("name") if artefact else None
+    facts = artefact.made.get("direction") if artefact else None
+    own_name = facts.get("name") if isinstance(facts, dict) else None
     kind = f"the direction {own_name}" if own_name else artefact.kind if artefact else ""
     if artefact is not None:
         require_same_weights(made_with, generator, kind)
@@ -176,6 +177,7 @@ def open_direction(text: str, generator: Generator) -> Direction:
         raise unknown(f"direction of {generator.name}", text, own)
     direction = Direction.of(load(text, "direction"))
     require_same(direction.generator, generator, f"the direction {direction.name}")
+    direction.check_fits(generator.latent)
     return direction
 
 
@@ -239,6 +241,7 @@ def print_table(
 
     from steer.disk import printable
 
+    title = title and printable(title)
     table = Table(title=title, title_justify="left", show_header=bool(headings))
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
@@ -257,11 +260,6 @@ def _standard_output() -> Iterator[None]:
         raise
     except OSError as error:
         raise MachineError(f"cannot write standard output: {error.strerror}.") from error
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person is at the other end."""
-    return stream.isatty()
 
 
 def note(sentence: str) -> None:
@@ -320,93 +318,3 @@ def check_place(out: str | Path, suffixes: Sequence[str] = ()) -> None:
         raise InputError(f"cannot write {out}: expected a file, it is a folder.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"cannot write {out}: no permission.")
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came. No KeyboardInterrupt: typer would answer that one by itself."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.status = 128 + number
-        self.partial: Path | None = None
-
-    def __str__(self) -> str:
-        if self.partial is None or not self.partial.exists():
-            return "interrupted; nothing was written."
-        return f"interrupted; what was done lies in {self.partial}, --resume goes on with it."
-
-
-def interruptible() -> None:
-    """From now on SIGINT and SIGTERM raise `Interrupted`, where they are not ignored."""
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise Interrupted(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
-
-
-Report = Callable[[float, Any], None]
-
-
-@contextmanager
-def progress(
-    title: str, total: float, quiet: bool, partial: Path | None = None
-) -> Iterator[Report]:
-    """A bar on stderr, silent when that is no terminal: call it with what is done, and the error
-    there or what comes next. `partial` is where interrupted work can be gone on with."""
-    try:
-        with _bar(title, total) if is_terminal(sys.stderr) and not quiet else _silence() as report:
-            yield report
-    except Interrupted as stop:
-        stop.partial = partial
-        raise
-
-
-@contextmanager
-def _fetching(model: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of megabytes that appears with the first bytes of a download, in a terminal."""
-    with ExitStack() as stack:
-        bar: list[Report] = []
-
-        def report(done: int, total: int | None) -> None:
-            if not bar:
-                size = (total or 0) / 1e6
-                bar.append(stack.enter_context(progress(f"fetching {model}", size, quiet=False)))
-            bar[0](done / 1e6, "MB")
-
-        yield report
-
-
-@contextmanager
-def _silence() -> Iterator[Report]:
-    yield lambda done, value: None
-
-
-@contextmanager
-def _bar(title: str, total: float) -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:g}/{task.total:g}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[value]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, value="", rate="")
-
-        def report(done: float, value: Any) -> None:
-            speed = bar.tasks[task].speed
-            bar.update(
-                task,
-                completed=round(done, 2),
-                rate=f"{speed:.3g}/s" if speed else "",
-                value=f"{value:.3g}" if isinstance(value, float) else value,
-            )
-
-        yield report

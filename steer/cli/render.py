@@ -26,6 +26,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def command(
     if _is_folder(target):
         summary = _populate(scene, values, Path(target), made, shard, resume, quiet, **how)
     else:
-        with options.progress("rendering", len(values) or 1, quiet) as bar:
+        with progress("rendering", len(values) or 1, quiet) as bar:
             shown = scene.frames(values, report=bar, **how)
         summary = _write(shown, scene, target, fps, batch) | {"made": made}
     _warn(summary["counts"])
@@ -346,7 +347,7 @@ def _populate(
     from steer.populate import populate
 
     recipe = scene.recipe(values, **how)
-    with options.progress("rendering", scene.n, quiet, folder) as bar:
+    with progress("rendering", scene.n, quiet, folder) as bar:
         manifest = populate(recipe, folder, made, shard=shard, resume=resume, report=bar)
     # under torchrun the last process tells
     return {"counts": {}, "made": made} if manifest is None else {"counts": {}, **manifest}

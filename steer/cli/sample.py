@@ -8,6 +8,7 @@ import typer
 
 from steer.cli import options
 from steer.cli.options import Class, Device, Json, Model, Noise, Quiet, Seed, Space, Truncation
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _draw(generator: Generator, n: int, seed: int, quiet: bool) -> Tensor:
             f"({n * width * 4 / 1e9:.3g} GB): draw parts with other seeds."
         )
     codes = []
-    with options.progress("sampling", n, quiet or n <= CHUNK) as bar:
+    with progress("sampling", n, quiet or n <= CHUNK) as bar:
         for first in range(0, n, CHUNK):
             codes.append(generator.sample(min(CHUNK, n - first), seed, first))
             bar(first + len(codes[-1]), "")

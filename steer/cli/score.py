@@ -22,6 +22,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _sets(
     extractors = [extractor(name, pick_device(device)) for name in names]
     described = []
     for pictures in sets:
-        with options.progress("looking", pictures.n, quiet) as bar:
+        with progress("looking", pictures.n, quiet) as bar:
             described.append(describe(pictures, extractors, batch, bar))
     failed = {name: why for pictures in sets for name, why in pictures.failed.items()}
     for why in failed.values():
@@ -263,7 +264,7 @@ def _pairs(
     options.codes_of(latents, generator)
     height, width = generator.picture[1:]
     by = likenesses(height, width, [_distance(name, generator) for name in names])
-    with options.progress("comparing", len(photos), quiet) as bar:
+    with progress("comparing", len(photos), quiet) as bar:
         rows = compare_pairs(generator, latents, photos, by, batch, bar)
     columns = [f"{each.score} by {each.by}" for each in by]
     return {

@@ -10,6 +10,7 @@ import typer
 from steer.cli import options
 from steer.cli.given import refuse_given
 from steer.cli.options import Device, Json, Quiet, Resume, Seed
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def command(
     objective = BetaVAE(_drawn(dataset.shape, chosen, pick_device(device)), **trained)
     for reason in left_out:
         options.note(f"left out: {reason}")
-    with options.progress("training", steps, quiet, out / STATE) as bar:
+    with progress("training", steps, quiet, out / STATE) as bar:
         train(
             objective, dataset, out, {**chosen, **trained},
             steps=steps, batch=batch, seed=seed, every=every, resume=resume,

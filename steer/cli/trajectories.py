@@ -28,6 +28,7 @@ from steer.cli.options import (
     Space,
     Truncation,
 )
+from steer.cli.progress import progress
 from steer.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def command(
         if not (resume and whole and is_done(Path(target), made)):
             partial = None if target == "-" else folder
             title = f"following {transform}"
-            with options.progress(title, starts * points, quiet, partial) as bar:
+            with progress(title, starts * points, quiet, partial) as bar:
                 follow_in_shards(
                     generator, how, starts, folder, made,
                     shard=shard, batch=batch, resume=resume, report=bar,

@@ -87,6 +87,8 @@ def load(
     PictureShape(channels=3, height=64, width=64)
     """
     model, on = os.fspath(model), pick_device(device)
+    if Path(model).resolve() == EMBEDDED / "sprites":
+        model = "sprites"  # by its name it is found on every machine
     generator = _made(model, say, report)
     place = model.partition("#")[0].rstrip("/")
     generator.name = model if model in generators else Path(place).name

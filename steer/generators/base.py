@@ -60,8 +60,17 @@ class LatentSpace:
         return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(n, self.dim))
 
     def std_along(self, u: np.ndarray) -> float:
-        """Standard deviation of <u, z> under the prior, for a unit vector u [dim]."""
+        """Standard deviation of <u, z> under the prior, for a unit vector u [dim]: what coordinates
+        are counted in. A prior in which it depends on u has a `covariance` of its own too."""
         return 1.0
+
+    def covariance(self, vectors: np.ndarray) -> np.ndarray:
+        """Covariances [k, k] of <v, z> under the prior, for rows v of vectors [k, dim].
+
+        >>> LatentSpace(2).covariance(np.array([[1.0, 0.0], [0.6, 0.8]])).tolist()
+        [[1.0, 0.6], [0.6, 1.0]]
+        """
+        return self.std_along(np.eye(1, self.dim)[0]) ** 2 * (vectors @ vectors.T)
 
     def columns(self, parts: Sequence[str]) -> Tensor:
         """Which numbers [dim] of a code belong to parts, each named, or by its number from 0, or a

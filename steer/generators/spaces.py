@@ -101,7 +101,17 @@ class LayerSpace(LatentSpace):
     def std_along(self, u: np.ndarray) -> float:
         """Standard deviation of <u, z> under the prior, at least 1: where layers cancel each other
         out, a coordinate of 1 still is a move of at most 1 in each."""
-        return max(1.0, float(np.linalg.norm(u.reshape(len(self.parts), -1).sum(0))))
+        return max(1.0, float(np.sqrt(self.covariance(u[None])[0, 0])))
+
+    def covariance(self, vectors: np.ndarray) -> np.ndarray:
+        """Covariances [k, k] of <v, z> under the prior, for rows v of vectors [k, dim]: one w
+        stands in every layer, so that it meets the sum of what v has in each.
+
+        >>> LayerSpace(layers=2, width=1).covariance(np.array([[1.0, 1.0], [1.0, -1.0]])).tolist()
+        [[4.0, 0.0], [0.0, 0.0]]
+        """
+        sums = vectors.reshape(len(vectors), len(self.parts), -1).sum(1)
+        return sums @ sums.T
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest codes [B, dim] with every layer's in the ball of w."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from steer.batches import drawn
-from steer.disk import fsync_folder, make_folder
+from steer.disk import fsync_folder, make_folder, write_atomically
+from steer.errors import SteerError
 from steer.files import Artefact, save, shard_path
-from steer.images import write_png
+from steer.images import to_png
 from steer.knobs import Setting, Status, control
 from steer.populate.outcome import manifest_of, packed, rows_of
 from steer.populate.place import KIND, Place
@@ -41,12 +43,13 @@ def populate(
     `manifest.json`, which is returned: how it was made, and what came out.
 
     The work is done in parts of `shard` items, so that memory does not grow with their number but
-    for the values; a part that is whole is kept by `resume`. `report` is told how many items are
-    done and the share of pictures that were reached. Under torchrun each process makes the parts of
-    its rank, as with `resume`, and the last puts them together; the others return None.
+    for the values; a part is kept by `resume` where its pictures are as they were written. `report`
+    is told how many items are done and the share of pictures that were reached. Under torchrun each
+    process makes the parts of its rank, as with `resume`, and the last puts them together; the
+    others return None.
 
-    Raises InputError where the folder holds pictures of another origin, an unfinished set without
-    `resume`, or with it a set made otherwise; and where the disk has no room.
+    Raises InputError where the folder holds what is not ours, a set made otherwise, or, without
+    `resume`, an unfinished one; MachineError where the disk has no room.
 
     >>> import tempfile
     >>> from steer.generators import load
@@ -60,24 +63,33 @@ def populate(
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     resume, count = resume or world > 1, math.ceil(recipe.n / shard)
-    place, pictures = Place(Path(folder)), recipe.n * len(recipe.steps)
-    if resume and (finished := place.finished(made, pictures)):
-        return finished
-    place.require_room(pictures)
     planned = {**made, "measure": recipe.finder, "items_in_a_part": min(shard, recipe.n)}
+    place, pictures = Place(Path(folder)), recipe.n * len(recipe.steps)
+    place.refuse_another_set(made)
+    if resume and place.is_finished(pictures):
+        return place.manifest
+    place.require_room(pictures)
     done = place.begin(recipe, planned, shard, resume)
-    for index in range(rank, count, world):
-        items = range(index * shard, min((index + 1) * shard, recipe.n))
-        if index not in done:
-            tensors = _part(recipe, items, place.folder, report)
-            part = Artefact(KIND, tensors, {**planned, "shard": index})
-            save(part, shard_path(place.parts, index, count))
-        report(items.stop, "")
+    try:
+        for index in range(rank, count, world):
+            items = range(index * shard, min((index + 1) * shard, recipe.n))
+            if index not in done and place.is_ours(planned):
+                tensors = _part(recipe, items, place.folder, report)
+                if place.is_ours(planned):
+                    part = Artefact(KIND, tensors, {**planned, "shard": index})
+                    save(part, shard_path(place.parts, index, count))
+            report(items.stop, "")
+    except SteerError:
+        place.withdraw()
+        raise
     parts = place.all_parts(count, planned)
     if parts is None:
-        return place.put_together_by_another()
+        return place.put_together_by_another(made)
     rows = list(rows_of(recipe, parts.tensors))
-    return place.end(rows, manifest_of(recipe, rows, parts.tensors, made))
+    manifest = manifest_of(recipe, rows, parts.tensors, made)
+    if not place.is_ours(planned):
+        return place.put_together_by_another(made)
+    return place.end(rows, manifest)
 
 
 def _part(recipe: Recipe, items: range, folder: Path, report: Report) -> dict[str, Tensor]:
@@ -107,32 +119,40 @@ def _step(
 ) -> dict[str, Tensor]:
     """The pictures of codes [m, width], moved as is asked and written."""
     if not asked:
-        return {"measured": packed(_write(recipe, z, files))}
+        return _write(recipe, z, files)
     moved = control(
         recipe.generator, z, asked, recipe.directions, find=recipe.find, exact=recipe.exact,
         tolerance=recipe.tolerance, batch=recipe.batch, memory=recipe.plant,
     )  # fmt: skip
     return {
         "asked": packed(moved.asked),
-        "measured": packed(_write(recipe, moved.z, files)),
+        **_write(recipe, moved.z, files),
         "status": moved.status,
         "evaluations": moved.evaluations,
     }
 
 
-def _write(recipe: Recipe, z: Tensor, files: Sequence[Path]) -> Tensor:
-    """Pictures of codes [m, width] in files; what is measured on them [m, k]."""
+def _write(recipe: Recipe, z: Tensor, files: Sequence[Path]) -> dict[str, Tensor]:
+    """Pictures of codes [m, width] in files; their checksums [m, 32] and what is measured on them
+    [m, k]."""
     for folder in {file.parent for file in files}:
         make_folder(folder)
     first = 0
+    sums: list[list[int]] = []
     with ThreadPoolExecutor(WRITERS) as writers:
         for pictures in drawn(recipe.generator, z, lambda pictures: pictures, recipe.batch):
             last = first + len(pictures)
-            list(writers.map(write_png, files[first:last], pictures.cpu()))
+            sums += writers.map(_write_picture, files[first:last], pictures.cpu())
             first = last
-    return (
-        recipe.plant(z) if recipe.plant is not None else torch.empty(len(z), 0, dtype=torch.float64)
-    )
+    measured = recipe.plant(z) if recipe.plant is not None else torch.empty(len(z), 0)
+    return {"measured": packed(measured), "sha256": torch.tensor(sums, dtype=torch.uint8)}
+
+
+def _write_picture(file: Path, picture: Tensor) -> list[int]:
+    """A picture in a file; the file's SHA-256."""
+    data = to_png(picture)
+    write_atomically(file, data)
+    return list(hashlib.sha256(data).digest())
 
 
 def _share_reached(rows: dict[str, Tensor]) -> str:

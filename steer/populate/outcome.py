@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import circmean, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from steer.disk import plain
 from steer.distributions import Mixture
 from steer.evaluation import ks_distance
 from steer.knobs import Setting, Status
-from steer.measures import Property, properties
+from steer.measures import properties
 from steer.populate.recipe import Recipe
 
 Array = NDArray[np.float64]
@@ -33,15 +33,16 @@ def unpacked(bits: Tensor) -> Tensor:
     return bits.view(torch.float64)
 
 
-def rows_of(recipe: Recipe, tensors: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-    """What `metadata.jsonl` says of each picture."""
+def rows_of(recipe: Recipe, tensors: dict[str, Tensor], first: int = 0) -> Iterator[dict[str, Any]]:
+    """What `metadata.jsonl` says of each picture of the items from `first` on."""
     columns = {"measured_" + name: i for i, name in enumerate(recipe.measured)}
     measured = unpacked(tensors["measured"]).tolist()
     asked = unpacked(tensors["asked"]).tolist() if "asked" in tensors else None
     for row, values in enumerate(measured):
         item, step = divmod(row, len(recipe.steps))
-        label = int(tensors["label"][item])
+        label, item = int(tensors["label"][item]), first + item
         said: dict[str, Any] = {"file_name": recipe.file(label, item, step), "item": item}
+        said["sha256"] = bytes(tensors["sha256"][row].tolist()).hex()
         if recipe.along is not None:
             said["step"] = step
         if recipe.generator.condition is not None:
@@ -122,7 +123,7 @@ def dependence(names: Sequence[str], values: Tensor) -> Array:
     [[1.0, -1.0], [-1.0, 1.0]]
     """
     columns = [
-        _cut_open(properties.get(name), column).numpy()
+        properties.get(name).opened(column).numpy()
         for name, column in zip(names, values.T, strict=True)
     ]
     return np.array([[_spearman(a, b) for b in columns] for a in columns])
@@ -132,14 +133,6 @@ def _by_name(names: Sequence[str], table: Array) -> dict[str, dict[str, float]]:
     return {
         name: dict(zip(names, row, strict=True)) for name, row in zip(names, table, strict=True)
     }
-
-
-def _cut_open(prop: Property, values: Tensor) -> Tensor:
-    found = values[~values.isnan()]
-    if prop.period is None or not len(found):
-        return values
-    mean = circmean(found.numpy(), low=-prop.period / 2, high=prop.period / 2)
-    return prop.difference(values, torch.tensor(mean))
 
 
 def _spearman(a: Array, b: Array) -> float:
