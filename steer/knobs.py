@@ -235,14 +235,16 @@ def _refuse_unused(
 def _solved(
     plant: Plant, z: Tensor, knobs: Sequence[_Knob], asked: Tensor, guess: Array, tolerances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What `solve` gives. Where no object shows at the place to which equation 10 takes an item,
-    there may be one at its own code."""
+    """What `solve` gives. Where no object shows at the place from which an item starts, there may
+    be one at the other: its own code, or where g (for distributions equation 10) takes it."""
     used = [knob.direction for knob in knobs]
     start = _where_distributions_go(z, knobs, guess)
     codes, spent = solve(plant, start, used, asked, guess, tolerances)
-    lost = plant(codes).isnan().any(1) & (start != z).any(1)
-    own = solve(plant, z[lost], used, asked[lost], guess[lost.numpy()], tolerances)
-    codes[lost], spent[lost] = own[0], spent[lost] + own[1]
+    lost = plant(codes).isnan().any(1) & ~asked.isnan().any(1)
+    other = place(z, used, guess) if start is z else z
+    again, more = solve(plant, other[lost], used, asked[lost], guess[lost.numpy()], tolerances)
+    shows = ~plant(again).isnan().any(1, keepdim=True)
+    codes[lost], spent[lost] = torch.where(shows, again, z[lost]), spent[lost] + more
     return codes, spent
 
 

@@ -198,9 +198,9 @@ def test_on_a_terminal_there_is_a_default_file(
 def test_a_bar_on_a_terminal_goes_to_stderr(
     steer: Steer, monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
 ) -> None:
-    from steer.cli import options
+    from steer.cli import progress
 
-    monkeypatch.setattr(options, "is_terminal", lambda stream: stream is sys.stderr)
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: stream is sys.stderr)
     run = ("trajectories", "--model", tiny, "--starts", 2, "--points", 2, "--steps", 2)
     loud = steer(*run, "-o", tmp_path / "a.safetensors")
     assert loud.out == b"" and "following translate-x" in loud.err and "4/4" in loud.err

@@ -36,6 +36,13 @@ def aside(z: torch.Tensor, *axes: int) -> np.ndarray:
     return z.double().numpy() @ AXES[rest].T
 
 
+class Fading(Blob):
+    """A blob that shows where its first factor is over -1 alone."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return super().forward(z) * torch.from_numpy(along(z) > -1).to(z)[:, None, None, None]
+
+
 # --- open loop ---
 
 
@@ -628,3 +635,17 @@ def test_one_tolerance_for_knobs_of_one_unit():
     assert (loose.status == Status.REACHED).all() and (tight.status == Status.OFF).all()
     mixed = control(Bar(), z, asked, knobs, tolerance={"hue": 90.0, "rotate": 90})
     assert torch.equal(mixed.status, loose.status)
+
+
+def test_an_object_that_is_not_there_yet_is_looked_for_where_g_takes_the_item():
+    z = codes()
+    z[:4] = torch.from_numpy(AXES[0]).float() * torch.tensor([[-2.0], [-2.5], [-3.0], [-3.5]])
+    knob = curved(X, AXES[0], erf_law)
+    done = control(Fading(), z, [Setting(X, "set", 0.1)], {X: knob}, exact=True)
+    assert (done.status == Status.REACHED).all()
+    assert (done.measured - 0.1).abs().max() <= 0.005
+    # where there is none at either place the item stays, and a shift has nowhere to start from
+    gone = control(Fading(), z, [Setting(X, "set", -0.28)], {X: knob}, exact=True)
+    assert torch.equal(gone.z[:4], z[:4]) and (gone.status[:4] == Status.NO_OBJECT).all()
+    moved = control(Fading(), z, [Setting(X, "shift", 0.1)], {X: knob}, exact=True)
+    assert torch.equal(moved.z[:4], z[:4]) and (moved.status[:4] == Status.NO_OBJECT).all()
