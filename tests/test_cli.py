@@ -41,6 +41,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "sample",
         "score",
         "show",
+        "train-avae",
         "train-vae",
         "trajectories",
     ]
@@ -343,6 +344,7 @@ def test_json_is_one_object_and_nothing_else(
         "render": (z, "-o", tmp_path / "out.png"),
         "sample": ("--model", tiny, "-o", out),
         "show": (z,),
+        "train-avae": ("--steps", 1, "--batch", 2, "--width", 2, "-o", tmp_path / "avae"),
         "train-vae": ("--steps", 1, "--batch", 2, "--widths", "4,4", "-o", tmp_path / "vae"),
         "trajectories": (*small, "--model", tiny, "-o", out),
     }[name]

@@ -25,6 +25,7 @@ from steer.cli import (
     sample,
     score,
     show,
+    train_avae,
     train_vae,
     trajectories,
 )
@@ -51,6 +52,7 @@ for module in (
     compare,
     score,
     show,
+    train_avae,
     train_vae,
     convert,
     push,

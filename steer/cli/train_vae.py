@@ -70,7 +70,7 @@ def command(
         raise InputError("expected a folder for -o, got - for a pipe.")
     _refuse_what_does_nothing(context, data, likelihood)
     widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
-    dataset, left_out = _open(data, size, channels)
+    dataset, left_out = open_data(data, size, channels)
     chosen: dict[str, Any] = {
         "data": dataset.name,
         "latent": latent,
@@ -115,7 +115,7 @@ def _refuse_what_does_nothing(context: typer.Context, data: str, likelihood: str
         refuse_given(context, ("sigma",), "with --likelihood bernoulli, which has no spread")
 
 
-def _open(data: str, size: int, channels: int) -> tuple[Dataset, list[InputError]]:
+def open_data(data: str, size: int, channels: int) -> tuple[Dataset, list[InputError]]:
     """The pictures, and why some of a folder or zip cannot be read."""
     from steer.datasets import open_dataset
 

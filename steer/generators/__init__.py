@@ -14,6 +14,7 @@ import torch
 from steer.checkpoints import Checkpoint, read_checkpoint
 from steer.downloads import Report
 from steer.errors import InputError
+from steer.generators.avae import AVAE
 from steer.generators.base import Condition, Generator, LatentSpace, PictureShape
 from steer.generators.biggan import BigGAN
 from steer.generators.biggan_deep import BigGANDeep
@@ -47,7 +48,7 @@ for _name, _known in KNOWN.items():
     generators.register(_name, _known)
 #: Kinds of checkpoints, asked in this order of registration whether they recognise one.
 families: Registry[type[Generator]] = Registry("family", "steer.families")
-for _family in (VAE, DisVAE, DCGAN, BigGANDeep, BigGAN, StyleGAN2, StyleGAN3):
+for _family in (VAE, AVAE, DisVAE, DCGAN, BigGANDeep, BigGAN, StyleGAN2, StyleGAN3):
     families.register(_family.family, _family)
 
 

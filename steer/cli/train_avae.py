@@ -1,0 +1,117 @@
+"""steer train-avae: adversarial generators, with an encoder or without."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steer.cli import options
+from steer.cli.given import refuse_given
+from steer.cli.options import Device, Json, Quiet, Resume, Seed
+from steer.cli.progress import progress
+from steer.cli.train_vae import open_data
+from steer.errors import InputError
+
+NAME = "train-avae"
+
+
+def command(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Argument(help="A folder or zip of pictures, or a procedural set.")
+    ] = "sprites",
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder that --model loads afterwards.")
+    ] = Path("avae"),
+    objective: Annotated[
+        str, typer.Option(help="avae, or to compare with: vae, gan, vae-gan, bigan, lsr-gan.")
+    ] = "avae",
+    latent: Annotated[int, typer.Option(min=1, help="Numbers of z.")] = 100,
+    xi: Annotated[int, typer.Option(min=0, help="Numbers of xi, which carries the rest.")] = 0,
+    width: Annotated[int, typer.Option(min=1, help="Channels next to the picture.")] = 128,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact/--plain", help="The latent loss of equation 3.12, or of 3.8."),
+    ] = True,
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the divergence.")] = 1.0,
+    gamma: Annotated[
+        float, typer.Option(min=0, help="Weight of a vae-gan's error against realism.")
+    ] = 0.01,
+    sigma: Annotated[
+        str, typer.Option(help="A vae's standard deviations: shared, or of each picture.")
+    ] = "shared",
+    vae_from: Annotated[
+        str | None, typer.Option("--vae", help="Folder of a vae, which stays as it is.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Folder whose encoder an lsr-gan reads with.")
+    ] = None,
+    weight: Annotated[
+        float, typer.Option("--lambda", min=0, help="Weight of what an lsr-gan's encoder reads.")
+    ] = 1.0,
+    size: Annotated[int, typer.Option(min=16, help="Side of a folder's pictures.")] = 64,
+    channels: Annotated[int, typer.Option(help="1 or 3, for a folder's pictures.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 50_000,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures a batch.")] = 64,
+    rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 2e-4,
+    average: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="Decay of the generator's running average.")
+    ] = 0.999,
+    every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a generator whose codes are a VAE's and whose pictures are a GAN's.
+
+    Pictures that cannot be read are named on stderr, the others are trained on, and the status is
+    3. An lsr-gan wants --encoder, a folder trained before with --objective vae.
+
+    Example: steer train-avae photos/ --size 64 --width 64 -o my-avae
+    """
+    import torch
+
+    from steer.datasets import datasets
+    from steer.generators import PictureShape, pick_device
+    from steer.training.loop import STATE, train
+    from steer.training.objectives import Blocks, objectives
+
+    if str(out) == "-":
+        raise InputError("expected a folder for -o, got - for a pipe.")
+    if data in datasets:
+        beside = f"with the procedural set {data}, whose pictures have a shape of their own"
+        refuse_given(context, ("size", "channels"), beside)
+    build = objectives.get(objective)
+    given = {
+        "exact": exact, "beta": beta, "gamma": gamma, "sigma": sigma, "vae_from": vae_from,
+        "encoder": encoder, "weight": weight, "rate": rate, "average": average,
+    }  # fmt: skip
+    takes = inspect.signature(build).parameters
+    refuse_given(context, tuple(given.keys() - takes.keys()), f"for the objective {objective}")
+    trained: dict[str, Any] = {name: value for name, value in given.items() if name in takes}
+    dataset, left_out = open_data(data, size, channels)
+    chosen: dict[str, Any] = {
+        "objective": objective, "data": dataset.name, "picture": list(dataset.shape),
+        "latent": latent, "xi": xi, "width": width, "batch": batch, "seed": seed, "steps": steps,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    blocks = Blocks(PictureShape(*dataset.shape), latent, xi, width, pick_device(device))
+    what = build(blocks, **trained)
+    for reason in left_out:
+        options.note(f"left out: {reason}")
+    with progress("training", steps, quiet, out / STATE) as bar:
+        train(
+            what, dataset, out, {**chosen, **trained},
+            steps=steps, batch=batch, seed=seed, every=every, resume=resume,
+            report=lambda step, stats: bar(step, next(iter(stats.values()))),
+        )  # fmt: skip
+    if json_:
+        reasons = [str(reason) for reason in left_out]
+        options.print_json({"model": str(out), "left_out": reasons, **chosen, **trained})
+    if left_out:
+        raise typer.Exit(3)
