@@ -12,6 +12,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from itertools import groupby
@@ -27,7 +28,7 @@ from steer.checkpoints import read_checkpoint
 from steer.disk import read_whole
 from steer.errors import InputError, MachineError
 from steer.files import check_finite
-from steer.hub import locate
+from steer.hub import cached, locate
 from steer.images import quantise
 
 #: The network whose FID is compared across papers.
@@ -55,16 +56,31 @@ class Backbone:
         logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
         overlay = {"state_dict": self.state} if self.state else None
         try:
+            if self.state is None:
+                _fetch(self.model)
             network = timm.create_model(
                 self.model, pretrained=True, pretrained_cfg_overlay=overlay, **options
             )
-        except OSError as error:
+        except (OSError, MachineError) as error:
+            own = isinstance(error, MachineError)
+            reason = str(error).rstrip(".") if own else type(error).__name__
             raise MachineError(
-                f"the weights of {self.model} from the Hub could not be fetched "
-                f"({type(error).__name__}); "
+                f"the weights of {self.model} from the Hub could not be fetched ({reason}); "
                 f"a local file can be given as {self.model}=FILE."
             ) from error
         return network.eval().requires_grad_(False)
+
+
+def _fetch(model: str) -> None:
+    """Has timm's weights in the Hub's cache where they are a safetensors file; without a network
+    timm would try again for a minute."""
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    source = f"{config.hf_hub_id}:model.safetensors" if config and config.hf_hub_id else None
+    if source and not cached(source):
+        with suppress(InputError):  # of another kind, which timm knows
+            locate(source)
 
 
 def find(text: str) -> Backbone:
