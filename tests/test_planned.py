@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators import biggan, biggan_deep, built, families
+from steer.generators.avae import AVAE
 from steer.generators.base import PictureShape
 from steer.generators.dcgan import DCGAN
 from steer.generators.planned import fill, planned
@@ -42,6 +43,7 @@ DISVAE = {
 def checkpoints() -> dict[str, tuple[dict, dict[str, Tensor]]]:
     """A small configuration and state dict of each family."""
     vae = VAE(PictureShape(3, 16, 16), latent=2, widths=(4, 4), dense=(8,), broadcast=8)
+    avae = AVAE(PictureShape(1, 16, 16), latent=2, xi=1, width=2)
     style2 = StyleGAN2(Mapping((4, 4)), (4, 4))
     style3 = StyleGAN3(Mapping((4, 4)), 16, (4, 4, 4, 4, 4, 3))
     disvae = {f"{name}.weight": torch.rand(shape) for name, shape in DISVAE.items()}
@@ -57,6 +59,7 @@ def checkpoints() -> dict[str, tuple[dict, dict[str, Tensor]]]:
     states = {name: {n: torch.rand(s) for n, s in each.items()} for name, each in rand.items()}
     return {
         "vae": (vae.config, vae.state_dict()),
+        "avae": (avae.config, avae.state_dict()),
         "disvae": ({}, disvae),
         "dcgan": ({}, DCGAN((4, 4, 3)).state_dict()),
         "biggan-deep": ({"layers": [[True, 2, 1]]}, states["biggan-deep"]),
