@@ -131,7 +131,7 @@ def sharpness(pictures: Tensor) -> Tensor:
     (0 1 0, 1 -4 1, 0 1 0) of luminance over the mean luminance of the 3x3 pixels around (equation
     3.4 of Zeng 2022, after San Pedro and Siersdorfer 2009), border pixels left out.
 
-    Luminance is floored at `DARK` below the line. It depends on the size in pixels: comparable at
+    Luminance under the line is floored at `DARK`. It depends on the size in pixels: comparable at
     equal sizes only. Raises InputError for less than 3x3 pixels.
 
     >>> sharpness(torch.eye(8).expand(2, 1, 8, 8))[0] > sharpness(torch.full((1, 1, 8, 8), 0.5))[0]

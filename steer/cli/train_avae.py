@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from steer.cli import options
 from steer.cli.given import refuse_given
 from steer.cli.options import Device, Json, Quiet, Resume, Seed
-from steer.cli.progress import progress
-from steer.cli.train_vae import open_data
+from steer.cli.train_vae import open_data, run
 from steer.errors import InputError
 
 NAME = "train-avae"
@@ -78,7 +76,6 @@ def command(
 
     from steer.datasets import datasets
     from steer.generators import PictureShape, pick_device
-    from steer.training.loop import STATE, train
     from steer.training.objectives import Blocks, objectives
 
     if str(out) == "-":
@@ -102,16 +99,4 @@ def command(
     torch.manual_seed(seed)
     blocks = Blocks(PictureShape(*dataset.shape), latent, xi, width, pick_device(device))
     what = build(blocks, **trained)
-    for reason in left_out:
-        options.note(f"left out: {reason}")
-    with progress("training", steps, quiet, out / STATE) as bar:
-        train(
-            what, dataset, out, {**chosen, **trained},
-            steps=steps, batch=batch, seed=seed, every=every, resume=resume,
-            report=lambda step, stats: bar(step, next(iter(stats.values()))),
-        )  # fmt: skip
-    if json_:
-        reasons = [str(reason) for reason in left_out]
-        options.print_json({"model": str(out), "left_out": reasons, **chosen, **trained})
-    if left_out:
-        raise typer.Exit(3)
+    run(what, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from steer.datasets import Dataset
     from steer.generators.vae import VAE
+    from steer.training.loop import Objective
 
 NAME = "train-vae"
 
@@ -63,7 +64,6 @@ def command(
     Example: steer train-vae sprites --beta 4 -o my-vae
     """
     from steer.generators import pick_device
-    from steer.training.loop import STATE, train
     from steer.training.vae import BetaVAE
 
     if str(out) == "-":
@@ -90,17 +90,35 @@ def command(
         "warm_up": warm_up,
     }
     objective = BetaVAE(_drawn(dataset.shape, chosen, pick_device(device)), **trained)
+    run(objective, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_)
+
+
+def run(
+    objective: Objective,
+    dataset: Dataset,
+    left_out: list[InputError],
+    out: Path,
+    chosen: dict[str, Any],
+    every: int,
+    resume: bool,
+    quiet: bool,
+    json_: bool,
+) -> None:
+    """Train, with a bar, and say what came of it; status 3 where pictures were left out."""
+    from steer.training.loop import STATE, train
+
     for reason in left_out:
         options.note(f"left out: {reason}")
-    with progress("training", steps, quiet, out / STATE) as bar:
+    with progress("training", chosen["steps"], quiet, out / STATE) as bar:
         train(
-            objective, dataset, out, {**chosen, **trained},
-            steps=steps, batch=batch, seed=seed, every=every, resume=resume,
-            report=lambda step, stats: bar(step, stats["reconstruction"]),
+            objective, dataset, out, chosen,
+            steps=chosen["steps"], batch=chosen["batch"], seed=chosen["seed"],
+            every=every, resume=resume,
+            report=lambda step, stats: bar(step, next(iter(stats.values()))),
         )  # fmt: skip
     if json_:
         reasons = [str(reason) for reason in left_out]
-        options.print_json({"model": str(out), "left_out": reasons, **chosen, **trained})
+        options.print_json({"model": str(out), "left_out": reasons, **chosen})
     if left_out:
         raise typer.Exit(3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ tags: [{kind}, latent-space]
 Stats = dict[str, float]
 
 
-class Parts:
+class Parts(ABC):
     """Networks by name, and optimisers each of some of them: Adam, beta_1 0.5 as for DCGAN."""
 
     title = ""
@@ -73,17 +74,17 @@ class Parts:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
 
+    @abstractmethod
     def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
         """One update on real pictures [B, C, H, W] in [0, 1]; what to log."""
-        raise NotImplementedError
 
+    @abstractmethod
     def preview(self, pictures: Tensor) -> Tensor:
         """A picture [3, H, W] that shows how far it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> tuple[nn.Module, Posterior | None]:
         """The generator's network, and the encoder, where there is one."""
-        raise NotImplementedError
 
     def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
         """Writes `config.json`, `model.safetensors` and the card."""
