@@ -18,6 +18,8 @@ from skimage.io import imsave
 from torch import Tensor
 from toys import AXES, Blob
 
+import steer
+from steer.cli import app
 from steer.generators import Condition, LatentSpace, generators
 from steer.images import read_image
 
@@ -254,3 +256,59 @@ def test_the_salient_object_moves_with_the_window(monkeypatch, tmp_path, capsys,
     # nothing that stays where it is would do better than the smallest shift
     assert all(0 <= row["median"] <= row["rms"] <= row["worst"] < 0.04 for row in rows.values())
     assert read_image(tmp_path / "salient_object.png").shape[0] == 3
+
+
+# --- training ---
+
+
+def album(folder: Path, n: int, seed: int) -> Path:
+    """Pictures of two colours that meet at a random height."""
+    folder.mkdir()
+    drawn = np.random.default_rng(seed)
+    for i in range(n):
+        picture = np.zeros((16, 16, 3), dtype=np.uint8)
+        picture[: drawn.integers(2, 14)] = drawn.integers(80, 255, 3)
+        imsave(folder / f"{i:02}.png", picture, check_contrast=False)
+    return folder
+
+
+@pytest.mark.shared
+def test_objectives_are_judged_alike(figure, shared, tmp_path):
+    weights = shared / "data" / "backbones" / "tf_efficientnet_lite0.fp16.safetensors"
+    folders = [str(album(tmp_path / name, 24, seed)) for seed, name in enumerate(("train", "new"))]
+    sizes = ("--size", "16", "--width", "4", "--latent", "2", "--steps", "6", "-n", "24",
+             "--pairs", "8", "--seeds", "2")  # fmt: skip
+    kinds = ["gan", "avae-b", "avae-frozen", "lsr-10"]
+    how = (*folders, "--extractor", f"tf_efficientnet_lite0={weights}", *sizes, "--kinds", *kinds)
+    _, rows, out = figure("objectives", *how)
+    assert [row["kind"] for row in rows] == kinds
+    assert [row["seeds"] for row in rows] == [2, 2, 1, 1]
+    gan, avae, frozen, _ = rows
+    assert gan["MSE"] is None and avae["MSE"] > 0 and gan["deviation of FID"] > 0
+    # the score that stands is that of the folder's generator
+    generator = steer.load(str(out / "avae-frozen-0"), device="cpu")
+    held_out = torch.stack([read_image(path) for path in sorted((tmp_path / "new").iterdir())])
+    held_out = held_out[torch.linspace(0, 23, 8).long()]
+    with torch.no_grad():
+        error = 4 * (generator(generator.encode(held_out)) - held_out).square().mean()
+    assert frozen["MSE"] == pytest.approx(error.item(), rel=1e-5)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert {path.parent.name for path in before} >= {"vae-0", "vae-each-0", "gan-1", "avae-b-1"}
+    assert figure("objectives", *how)[1] == rows  # nothing is trained or judged again
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (out / "objectives.png").exists()
+
+
+def test_a_vae_of_the_same_pictures_is_worth_more_than_none(figure, tmp_path):
+    folder, held_out = (str(album(tmp_path / name, 16, seed)) for seed, name in enumerate("ab"))
+    sizes = ("--size", "16", "--width", "4", "--latent", "2", "--batch", "8", "--steps", "150")
+    how = ("train-avae", folder, "--objective", "vae", *sizes, "--rate", "2e-3", "-q")
+    app([*how, "-o", str(tmp_path / "vae")], standalone_mode=False)
+    _, rows, out = figure(
+        "transfer", str(tmp_path / "vae"), folder, held_out,
+        "--few", "8", "--epochs", "2", "--batch", "4", "--pairs", "16", "--seeds", "2",
+    )  # fmt: skip
+    assert [row["seed"] for row in rows] == [0, 1, "mean"]
+    assert rows[-1]["tuned is better"] == "2 of 2"
+    assert rows[0]["tuned"] < 0.9 * rows[0]["anew"] and rows[0]["tuned"] != rows[0]["untouched"]
+    assert len(list((out / "pictures-0").iterdir())) == 8 and (out / "transfer.png").exists()

@@ -22,9 +22,9 @@ FLOORS = {
         2: """generators transforms backbones losses saliency measures optimise batches
         distributions""",
         3: """inversion trajectories directions regression calibration closed_loop knobs fitting
-        rivals memory accuracy holding evaluation comparison plots rendering report photos populate
-        scores picture_sets conversion sharing training scenes""",
-        4: "cli",
+        rivals memory accuracy embedding holding evaluation comparison plots rendering report photos
+        populate scores picture_sets conversion sharing training scenes""",
+        4: "cli __main__",
     }.items()
     for name in names.split()
 }

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from steer import generators
 from steer.datasets import GreySprites
-from steer.errors import InputError
+from steer.errors import InputError, SteerError
 from steer.generators.avae import AVAE as Trained
 from steer.generators.avae import Posterior, completed, widths
 from steer.generators.base import PictureShape
@@ -24,6 +24,7 @@ from steer.training.loop import train
 from steer.training.lsr_gan import LSRGAN
 from steer.training.objectives import Blocks, objectives
 from steer.training.parts import Parts
+from steer.training.team import Noise
 
 SHAPE = PictureShape(1, 16, 16)
 BLOCKS = Blocks(SHAPE, latent=3, width=4)
@@ -140,7 +141,7 @@ def test_fakes_change_neither_the_encoder_nor_its_batch_statistics(tmp_path):
     others = weights(objective.generator)
     for step in range(2):
         pictures = Small().pictures(torch.arange(8))
-        objective.step(pictures, step, torch.Generator().manual_seed(step))
+        objective.step(pictures, step, Noise(step))
     assert same(before[0], objective.vae.posterior) and same(before[1], objective.vae.decoder)
     assert not same(others, objective.generator)
 
@@ -149,10 +150,7 @@ def test_the_vae_of_an_avae_learns_as_it_would_alone():
     alone, joint = made("vae"), made("avae")
     for step in range(3):
         pictures = Small().pictures(torch.arange(step * 8, step * 8 + 8))
-        rows = [
-            objective.step(pictures, step, torch.Generator().manual_seed(step))
-            for objective in (alone, joint)
-        ]
+        rows = [objective.step(pictures, step, Noise(step)) for objective in (alone, joint)]
         assert rows[1]["reconstruction"] == pytest.approx(rows[0]["reconstruction"], rel=1e-4)
 
 
@@ -160,7 +158,7 @@ def test_the_average_follows_the_generator():
     gan = made("gan", average=0.5)
     assert isinstance(gan, GAN)
     before = gan.averaged.state_dict()["0.weight"].clone()
-    gan.step(Small().pictures(torch.arange(8)), 10**6, torch.Generator().manual_seed(0))
+    gan.step(Small().pictures(torch.arange(8)), 10**6, Noise(0))
     own = gan.generator.state_dict()["0.weight"]
     torch.testing.assert_close(gan.averaged.state_dict()["0.weight"], (before + own) / 2)
 
@@ -171,10 +169,7 @@ def test_the_critic_learns_to_tell_and_the_generator_to_deceive():
         gan = made("gan", rate=1e-3)
         for group in gan.optimisers[still].param_groups:
             group["lr"] = 0.0
-        rows = [
-            gan.step(Small().pictures(torch.arange(32)), step, torch.Generator().manual_seed(1))
-            for step in range(25)
-        ]
+        rows = [gan.step(Small().pictures(torch.arange(32)), step, Noise(1)) for step in range(25)]
         assert rows[-1][falls] < rows[0][falls] - 0.1
 
 
@@ -288,7 +283,7 @@ def test_the_density_of_the_toy_set_is_one():
     grid = torch.cartesian_prod(x, y)
     density = torch.cat([figure.log_density(part, steps=150) for part in grid.split(500)]).exp()
     assert density.sum().item() * 0.025 == pytest.approx(1, abs=0.01)
-    inside = figure.log_density(figure.points(200, torch.Generator().manual_seed(0)), steps=150)
+    inside = figure.log_density(figure.points(200, Noise(0)), steps=150)
     assert inside.mean().item() == pytest.approx(
         (density * density.log()).sum().item() * 0.025, abs=0.2
     )
@@ -305,3 +300,88 @@ def test_the_toy_figure(tmp_path, capsys):
     )
     assert "AVAE with xi" in capsys.readouterr().out
     assert (tmp_path / "out" / "toy_avae.png").stat().st_size > 10_000
+
+
+# --- from another, less precisely, at every size, and when it goes wrong ---
+
+
+def test_a_vae_starts_from_another(trained_vae, tmp_path):
+    """It has the other's networks, and learns on: the error of its first step is the other's."""
+    before = generators.load(str(trained_vae), device="cpu")
+    new = made("vae", sigma="picture", start=str(trained_vae))
+    for name, weight in before.encoder.state_dict().items():
+        assert torch.equal(new.posterior.state_dict()[name], weight), name
+    for name, weight in before.decoder.state_dict().items():
+        assert torch.equal(new.decoder.state_dict()[name], weight), name
+    folder = run(tmp_path / "run", new, "vae")
+    after = generators.load(str(folder), device="cpu")
+    changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters())]
+    assert all(changed)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sigma", "said"),
+    [
+        (BLOCKS, "shared", "with --from: --sigma picture, not shared"),
+        (Blocks(SHAPE, 3, 0, 8), "picture", "with --from: --width 4, not 8"),
+        (Blocks(SHAPE, 5, 0, 4), "picture", "expected an encoder of 5 latents"),
+    ],
+)
+def test_what_a_vae_cannot_start_from(trained_vae, blocks, sigma, said):
+    with pytest.raises(InputError, match=said):
+        made("vae", blocks, sigma=sigma, start=str(trained_vae))
+
+
+def test_a_vae_has_no_xi():
+    with pytest.raises(InputError, match="expected no xi for vae"):
+        made("vae", Blocks(SHAPE, 3, 1, 4))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_in_bfloat16_it_learns_about_the_same(name, trained_vae, tmp_path):
+    exact, rough = (run(tmp_path / str(bf16), *of(name, trained_vae), bf16=bf16)
+                    for bf16 in (False, True))  # fmt: skip
+    first, second = ([json.loads(line) for line in (folder / "stats.jsonl").read_text().split("\n")
+                      if line] for folder in (exact, rough))  # fmt: skip
+    for a, b in zip(first, second, strict=True):
+        for number in a.keys() - {"steps_per_second"}:
+            assert b[number] == pytest.approx(a[number], rel=0.05, abs=0.15), number
+    assert first[0] != second[0]
+    weights = generators.load(str(rough), device="cpu").state_dict().values()
+    assert all(weight.dtype in (torch.float32, torch.int64) for weight in weights)
+
+
+@pytest.mark.parametrize("side", [32, 64, 128, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size(side, channels):
+    blocks = Blocks(PictureShape(channels, side, side), latent=2, xi=1, width=2)
+    stats = made("avae", blocks).step(torch.rand(2, channels, side, side), 0, Noise(0))
+    assert all(math.isfinite(value) for value in stats.values())
+    assert blocks.generator()(torch.zeros(2, 3)).shape == (2, channels, side, side)
+    assert len([x for x in blocks.critic() if isinstance(x, nn.Conv2d)]) == math.log2(side / 4)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(
+    name, trained_vae, tmp_path
+):
+    what, kind, blocks = of(name, trained_vae)
+    whole = what.step
+
+    def spoilt(pictures, at, random):
+        stats = whole(pictures, at, random)
+        if at == 3:  # after its losses were counted: they are finite still
+            with torch.no_grad():
+                list(what.parameters())[-1].fill_(torch.nan)
+        return stats
+
+    what.step = spoilt
+    with pytest.raises(SteerError, match="a weight is not finite at step 4; the last checkpoint"):
+        run(tmp_path / "run", what, kind, blocks)
+    saved = torch.load(tmp_path / "run" / "training.pt", weights_only=True)
+    networks = saved["objective"]["networks"].values()
+    assert saved["step"] == 2
+    assert all(weight.isfinite().all() for state in networks for weight in state.values())
+    again = run(tmp_path / "run", *of(name, trained_vae), resume=True)
+    clean = run(tmp_path / "clean", *of(name, trained_vae))
+    assert (again / "model.safetensors").read_bytes() == (clean / "model.safetensors").read_bytes()

@@ -21,6 +21,7 @@ from steer.errors import InputError, SteerError
 from steer.generators.base import PictureShape
 from steer.generators.vae import VAE
 from steer.training.loop import LOG, OPTIONS, STATE, batch_indices, train
+from steer.training.team import Noise
 from steer.training.vae import BetaVAE
 
 STEPS = 12
@@ -164,7 +165,7 @@ def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(tmp_pat
         return whole(pictures, at, noise) if at < 6 else {"reconstruction": math.nan}
 
     made.step = spoilt
-    with pytest.raises(SteerError, match="reconstruction is not finite at step 8; the last che"):
+    with pytest.raises(SteerError, match="reconstruction is not finite at step 7; the last che"):
         run(tmp_path, made)
     saved = torch.load(tmp_path / STATE, weights_only=True)
     assert saved["step"] == 4 and not (tmp_path / "model.safetensors").exists()
@@ -177,7 +178,7 @@ def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(tmp_pat
 def test_without_a_checkpoint_none_is_promised_and_the_folder_is_free(tmp_path):
     made = objective()
     made.step = lambda *_: {"reconstruction": math.inf}
-    with pytest.raises(SteerError, match="at step 4; there was no checkpoint yet"):
+    with pytest.raises(SteerError, match="at step 1; there was no checkpoint yet"):
         run(tmp_path / "run", made)
     again = train(
         objective(5), Small(), tmp_path / "run", {**OPTIONS_MADE, "steps": 5},
@@ -284,7 +285,7 @@ class LinearVAE(nn.Module):
 def test_the_terms_are_those_of_torch_distributions(likelihood):
     vae, pictures = LinearVAE(), torch.rand(5, 1, 1, 2, generator=torch.Generator().manual_seed(0))
     made = BetaVAE(vae, steps=10, likelihood=likelihood, sigma=0.3, rate=0.0)
-    stats = made.step(pictures, 0, torch.Generator().manual_seed(7))
+    stats = made.step(pictures, 0, Noise(7))
     with torch.no_grad():
         mean, log_variance = vae.posterior(pictures)
         approximate = Normal(mean, (log_variance / 2).exp())
@@ -317,10 +318,10 @@ def test_a_linear_gaussian_vae_finds_the_exact_posterior():
     vae = Exact()
     vae.out.requires_grad_(False)
     made = BetaVAE(vae, steps=600, likelihood="gaussian", sigma=sigma, rate=0.03)
-    noise = torch.Generator().manual_seed(1)
+    noise = Noise(1)
     for step in range(600):
-        z = torch.randn(256, 1, generator=noise)
-        x = z @ a.T + sigma * torch.randn(256, 2, generator=noise)
+        z = noise.normal(256, 1)
+        x = z @ a.T + sigma * noise.normal(256, 2)
         made.step(x.reshape(-1, 1, 1, 2), step, noise)
     assert torch.allclose(vae.w.detach(), a.T / sigma**2 / precision, atol=0.02)
     assert vae.v.exp().item() == pytest.approx(1 / precision, rel=0.03)
@@ -331,7 +332,7 @@ def test_beta_weighs_the_divergence_and_warms_up():
 
     def gradient(step, **options):
         made = objective(steps=100, **{"rate": 0.0, **options})
-        made.step(pictures, step, torch.Generator().manual_seed(0))
+        made.step(pictures, step, Noise(0))
         return torch.cat([p.grad.flatten() for p in made.parameters()])
 
     none, one, four = (gradient(0, beta=beta) for beta in (1e-12, 1.0, 4.0))
@@ -346,7 +347,7 @@ def test_the_rate_falls_to_nothing():
     made = objective(steps=10, rate=0.1)
     pictures, rates = torch.rand(2, 1, 16, 16), []
     for step in range(10):
-        made.step(pictures, step, torch.Generator())
+        made.step(pictures, step, Noise(0))
         rates.append(made.optimiser.param_groups[0]["lr"])
     assert rates[0] == 0.1 and rates[5] == pytest.approx(0.05) and rates[9] < 0.003
     assert rates == sorted(rates, reverse=True)

@@ -23,6 +23,7 @@ from steer.disk import make_folder, save_json, write_atomically
 from steer.generators.avae import Posterior, completed
 from steer.plots import png
 from steer.training.avae import AVAE, VAE
+from steer.training.team import Noise
 
 SPREAD = 0.1
 #: Objective to the numbers of xi; None is the VAE alone.
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("-o", "--out", type=Path, default=Path("toy_avae"))
     given = options.parse_args(arguments)
 
-    held_out = points(given.n, torch.Generator().manual_seed(12345))
+    held_out = points(given.n, Noise(12345))
     truth = log_density(held_out).mean().item()
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = dict(zip(KINDS, figure.subplots(1, len(KINDS), sharey=True), strict=True))
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name:13}", " ".join(f"{value:7.2f}" for value in values))
 
 
-def points(n: int, noise: torch.Generator) -> Tensor:
+def points(n: int, noise: Noise) -> Tensor:
     """Data [n, 2]."""
-    z1, z2, e1, e2 = torch.randn(4, n, generator=noise)
+    z1, z2, e1, e2 = noise.normal(4, n)
     branch = torch.cos(3 * z1 + torch.tanh(3 * z2))
     return torch.stack([3 * z1 + SPREAD * e1, branch + SPREAD * e2], dim=1)
 
@@ -91,7 +92,7 @@ def trained(name: str, seed: int, steps: int, batch: int) -> VAE | AVAE:
     xi = KINDS[name]
     if xi is not None:
         made = AVAE(made, perceptron(1 + xi, 2), perceptron(2, 1), 1 + xi, rate=1e-3)
-    noise = torch.Generator().manual_seed(1000 + seed)
+    noise = Noise(1000 + seed)
     for step in range(steps):
         # objectives take pictures in [0, 1] to [-1, 1]
         made.step((points(batch, noise) + 1) / 2, step, noise)

@@ -80,6 +80,10 @@ Batch = Annotated[
         "--batch", min=1, help="Items worked on at once; on a CPU fewer where pictures are large."
     ),
 ]
+Bf16 = Annotated[
+    bool,
+    typer.Option("--bf16", help="Networks compute in bfloat16; losses and weights in float32."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
 Measure = Annotated[
     str | None,

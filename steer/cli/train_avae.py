@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from steer.cli.given import refuse_given
-from steer.cli.options import Device, Json, Quiet, Resume, Seed
+from steer.cli.options import Bf16, Device, Json, Quiet, Resume, Seed
 from steer.cli.train_vae import open_data, run
 from steer.errors import InputError
 
@@ -44,6 +44,9 @@ def command(
     vae_from: Annotated[
         str | None, typer.Option("--vae", help="Folder of a vae, which stays as it is.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Folder of a vae whose weights a vae starts with.")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="Folder whose encoder an lsr-gan reads with.")
     ] = None,
@@ -59,6 +62,7 @@ def command(
         float, typer.Option(min=0, max=0.99999, help="Decay of the generator's running average.")
     ] = 0.999,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    bf16: Bf16 = False,
     seed: Seed = 0,
     resume: Resume = False,
     device: Device = "auto",
@@ -68,15 +72,17 @@ def command(
     """Train a generator whose codes are a VAE's and whose pictures are a GAN's.
 
     Pictures that cannot be read are named on stderr, the others are trained on, and the status is
-    3. An lsr-gan wants --encoder, a folder trained before with --objective vae.
+    3. An lsr-gan wants --encoder, a folder trained before with --objective vae. Several GPUs:
+    `accelerate launch -m steer train-avae ...`, where --batch is that of all together.
 
     Example: steer train-avae photos/ --size 64 --width 64 -o my-avae
     """
     import torch
 
     from steer.datasets import datasets
-    from steer.generators import PictureShape, pick_device
+    from steer.generators import PictureShape
     from steer.training.objectives import Blocks, objectives
+    from steer.training.team import Team
 
     if str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
@@ -86,7 +92,7 @@ def command(
     build = objectives.get(objective)
     given = {
         "exact": exact, "beta": beta, "gamma": gamma, "sigma": sigma, "vae_from": vae_from,
-        "encoder": encoder, "weight": weight, "rate": rate, "average": average,
+        "start": start, "encoder": encoder, "weight": weight, "rate": rate, "average": average,
     }  # fmt: skip
     takes = inspect.signature(build).parameters
     refuse_given(context, tuple(given.keys() - takes.keys()), f"for the objective {objective}")
@@ -95,8 +101,11 @@ def command(
     chosen: dict[str, Any] = {
         "objective": objective, "data": dataset.name, "picture": list(dataset.shape),
         "latent": latent, "xi": xi, "width": width, "batch": batch, "seed": seed, "steps": steps,
+        "bf16": bf16,
     }  # fmt: skip
+    team = Team(device)
     torch.manual_seed(seed)
-    blocks = Blocks(PictureShape(*dataset.shape), latent, xi, width, pick_device(device))
+    picture = PictureShape(*dataset.shape)
+    blocks = Blocks(picture, latent, xi, width, team.device, shared=team.count > 1)
     what = build(blocks, **trained)
-    run(what, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_)
+    run(what, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_, team)

@@ -9,7 +9,7 @@ import typer
 
 from steer.cli import options
 from steer.cli.given import refuse_given
-from steer.cli.options import Device, Json, Quiet, Resume, Seed
+from steer.cli.options import Bf16, Device, Json, Quiet, Resume, Seed
 from steer.cli.progress import progress
 from steer.errors import InputError
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from steer.datasets import Dataset
     from steer.generators.vae import VAE
     from steer.training.loop import Objective
+    from steer.training.team import Team
 
 NAME = "train-vae"
+#: What makes a VAE's networks, beside the shape of its pictures.
+SIZES = ("latent", "widths", "dense", "broadcast")
 
 
 def command(
@@ -49,6 +52,11 @@ def command(
     rate: Annotated[float, typer.Option(min=0, help="Learning rate of Adam at the start.")] = 5e-4,
     warm_up: Annotated[int, typer.Option(min=0, help="Steps until beta has its weight.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="A vae to start from; its sizes are the model's."),
+    ] = None,
+    bf16: Bf16 = False,
     seed: Seed = 0,
     resume: Resume = False,
     device: Device = "auto",
@@ -59,16 +67,18 @@ def command(
 
     Pictures that cannot be read are named on stderr, the others are trained on, and the status is
     3. A run that ended before its first checkpoint left nothing to go on with: its folder is free
-    for another.
+    for another. Several GPUs: `accelerate launch -m steer train-vae ...`, where --batch is that of
+    all together.
 
     Example: steer train-vae sprites --beta 4 -o my-vae
     """
-    from steer.generators import pick_device
+    from steer.training.team import Team
     from steer.training.vae import BetaVAE
 
     if str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
-    _refuse_what_does_nothing(context, data, likelihood)
+    _refuse_what_does_nothing(context, data, likelihood, start)
+    team = Team(device)
     widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
     dataset, left_out = open_data(data, size, channels)
     chosen: dict[str, Any] = {
@@ -80,6 +90,8 @@ def command(
         "picture": list(dataset.shape),
         "batch": batch,
         "seed": seed,
+        "bf16": bf16,
+        "start": start,
     }
     trained: dict[str, Any] = {
         "steps": steps,
@@ -89,8 +101,10 @@ def command(
         "rate": rate,
         "warm_up": warm_up,
     }
-    objective = BetaVAE(_drawn(dataset.shape, chosen, pick_device(device)), **trained)
-    run(objective, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_)
+    vae = _started(dataset.shape, chosen, team.device)
+    objective = BetaVAE(vae, **trained)
+    chosen |= {name: vae.config[name] for name in SIZES}
+    run(objective, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_, team)
 
 
 def run(
@@ -103,27 +117,31 @@ def run(
     resume: bool,
     quiet: bool,
     json_: bool,
+    team: Team,
 ) -> None:
     """Train, with a bar, and say what came of it; status 3 where pictures were left out."""
     from steer.training.loop import STATE, train
 
-    for reason in left_out:
+    for reason in left_out if team.leads else []:
         options.note(f"left out: {reason}")
-    with progress("training", chosen["steps"], quiet, out / STATE) as bar:
+    silent = quiet or not team.leads
+    with progress("training", chosen["steps"], silent, out / STATE) as bar:
         train(
             objective, dataset, out, chosen,
             steps=chosen["steps"], batch=chosen["batch"], seed=chosen["seed"],
-            every=every, resume=resume,
+            every=every, resume=resume, team=team, bf16=chosen["bf16"],
             report=lambda step, stats: bar(step, next(iter(stats.values()))),
         )  # fmt: skip
-    if json_:
+    if json_ and team.leads:
         reasons = [str(reason) for reason in left_out]
         options.print_json({"model": str(out), "left_out": reasons, **chosen})
     if left_out:
         raise typer.Exit(3)
 
 
-def _refuse_what_does_nothing(context: typer.Context, data: str, likelihood: str) -> None:
+def _refuse_what_does_nothing(
+    context: typer.Context, data: str, likelihood: str, start: str | None
+) -> None:
     from steer.datasets import datasets
 
     if data in datasets:
@@ -131,6 +149,8 @@ def _refuse_what_does_nothing(context: typer.Context, data: str, likelihood: str
         refuse_given(context, ("size", "channels"), beside)
     if likelihood == "bernoulli":
         refuse_given(context, ("sigma",), "with --likelihood bernoulli, which has no spread")
+    if start:
+        refuse_given(context, SIZES, f"with --from {start}, whose sizes stay")
 
 
 def open_data(data: str, size: int, channels: int) -> tuple[Dataset, list[InputError]]:
@@ -141,16 +161,25 @@ def open_data(data: str, size: int, channels: int) -> tuple[Dataset, list[InputE
     return open_dataset(data, size, channels, left_out.append), left_out
 
 
-def _drawn(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.device) -> VAE:
-    """A VAE with weights drawn from the seed."""
+def _started(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.device) -> VAE:
+    """A VAE with weights drawn from the seed, or those of one that was trained before."""
     import torch
 
-    from steer.generators import PictureShape
+    from steer.generators import PictureShape, load
     from steer.generators.vae import VAE
 
     torch.manual_seed(chosen["seed"])
-    sizes = (chosen[name] for name in ("latent", "widths", "dense", "broadcast"))
-    return VAE(PictureShape(*shape), *sizes).to(device).to(memory_format=torch.channels_last)
+    if not (start := chosen["start"]):
+        vae = VAE(PictureShape(*shape), *(chosen[name] for name in SIZES))
+    else:
+        before = load(start, device="cpu")
+        if not isinstance(before, VAE) or tuple(before.picture) != tuple(shape):
+            raise InputError(
+                f"expected a vae of pictures {list(shape)} for --from, {start} is a "
+                f"{before.family} of {list(before.picture)}."
+            )
+        vae = before.requires_grad_(True)
+    return vae.to(device).to(memory_format=torch.channels_last)
 
 
 def _sizes(text: str, option: str) -> list[int]:

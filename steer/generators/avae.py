@@ -36,7 +36,7 @@ class Posterior(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log of the standard deviation, each [B, latent]."""
-        out = self.network(pictures)
+        out = self.network(pictures).float()
         if self.per_picture:
             mean, log_sigma = out.chunk(2, dim=1)
             return mean, log_sigma

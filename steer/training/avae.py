@@ -11,6 +11,7 @@ from steer.generators.avae import Posterior, completed
 from steer.sheets import side_by_side
 from steer.training.gan import GAN
 from steer.training.parts import Parts, Stats
+from steer.training.team import Noise
 
 
 def bound(drawn: Tensor, real: Tensor, mean: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,7 @@ def bound(drawn: Tensor, real: Tensor, mean: Tensor, log_sigma: Tensor) -> tuple
     >>> [part.item() for part in bound(one, 3 * one, 2 * one, 0 * one)]
     [2.0, 2.0]
     """
-    error = (drawn - real).square().sum() / 2
+    error = (drawn.float() - real.float()).square().sum() / 2
     divergence = ((2 * log_sigma).exp() + mean**2 - 2 * log_sigma - 1).sum() / 2
     return error / len(real), divergence / len(real)
 
@@ -38,15 +39,15 @@ class VAE(Parts):
         self.posterior, self.decoder, self.beta = posterior, decoder, beta
         self.train("vae", posterior=posterior, decoder=decoder)
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> Stats:
         """One update on real pictures [B, C, H, W] in [0, 1]."""
         return self.learn(2 * pictures - 1, noise)
 
-    def learn(self, real: Tensor, noise: torch.Generator) -> Stats:
+    def learn(self, real: Tensor, noise: Noise) -> Stats:
         """One update on pictures in [-1, 1]."""
         self.posterior.train()
         mean, log_sigma = self.posterior(real)
-        eps = torch.randn(mean.shape, generator=noise, device=noise.device)
+        eps = noise.normal(*mean.shape)
         drawn = self.decoder.train()(mean + eps * log_sigma.exp())
         error, divergence = bound(drawn, real, mean, log_sigma)
         self.update("vae", error + self.beta * divergence)
@@ -87,7 +88,7 @@ class AVAE(GAN):
         if not frozen:
             self.optimisers |= vae.optimisers
 
-    def before(self, real: Tensor, noise: torch.Generator) -> Stats:
+    def before(self, real: Tensor, noise: Noise) -> Stats:
         """One update of the VAE."""
         return {} if self.frozen else self.vae.learn(real, noise)
 
@@ -100,7 +101,7 @@ class AVAE(GAN):
 
     def redrawn(self, pictures: Tensor) -> list[Tensor]:
         """The decoder's reconstructions, and the generator's."""
-        drawn = self.code(1, torch.Generator().manual_seed(0)).to(pictures)
+        drawn = self.code(1, Noise(0)).to(pictures)
         mean, log_sigma = self.vae.posterior.eval()(2 * pictures - 1)
         code = completed(mean, log_sigma, drawn, self.exact)
         return [self.vae.redrawn(pictures), self.averaged(code)]

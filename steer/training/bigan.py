@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from steer.generators.avae import Posterior
-from steer.training.gan import GAN
+from steer.training.gan import GAN, told_apart
 from steer.training.parts import Stats
+from steer.training.team import Noise
 
 
 class Pairs(nn.Module):
@@ -47,15 +47,18 @@ class BiGAN(GAN):
         self.posterior = posterior
         self.train("encoder", posterior=posterior)
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> Stats:
         """One update of every network on real pictures [B, C, H, W] in [0, 1]."""
         real = 2 * pictures - 1
         found, code = self.posterior.train()(real)[0], self.code(len(real), noise)
         fake = self.generator(code)
         judged = self.critic(real, found.detach()), self.critic(fake.detach(), code)
-        critic = softplus(judged[0]).mean() + softplus(-judged[1]).mean()
+        critic = told_apart(*judged)
         self.update("critic", critic)
-        realism, mistaken = self.critic(fake, code).mean(), -self.critic(real, found).mean()
+        realism, mistaken = (
+            self.critic(fake, code).float().mean(),
+            -self.critic(real, found).float().mean(),
+        )
         self.update("generator", realism)
         self.update("encoder", mistaken)
         self.follow(step)

@@ -12,6 +12,16 @@ from torch.nn.functional import softplus
 from steer.generators.avae import Posterior
 from steer.sheets import grid
 from steer.training.parts import Parts, Stats
+from steer.training.team import Noise
+
+
+def told_apart(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's cross entropy of logits [B, 1] of real pictures and of fakes.
+
+    >>> round(told_apart(torch.zeros(2, 1), torch.zeros(2, 1)).item(), 4)  # 2 log 2
+    1.3863
+    """
+    return softplus(real.float()).mean() + softplus(-fake.float()).mean()
 
 
 class GAN(Parts):
@@ -34,25 +44,25 @@ class GAN(Parts):
         self.train("critic", critic=critic)
         self.train("generator", generator=generator)
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> Stats:
         """One update of every network on real pictures [B, C, H, W] in [0, 1]."""
         real = 2 * pictures - 1
         stats = self.before(real, noise)
         code = self.code(len(real), noise)
         fake = self.generator(code)
         judged = self.critic(real), self.critic(fake.detach())
-        critic = softplus(judged[0]).mean() + softplus(-judged[1]).mean()
+        critic = told_apart(*judged)
         self.update("critic", critic)
-        realism, kept = self.critic(fake).mean(), self.kept(fake, code)
+        realism, kept = self.critic(fake).float().mean(), self.kept(fake, code)
         self.update("generator", realism + kept)
         self.follow(step)
         return {**stats, "critic": critic.item(), "realism": realism.item(), "kept": kept.item()}
 
-    def code(self, n: int, noise: torch.Generator) -> Tensor:
+    def code(self, n: int, noise: Noise) -> Tensor:
         """Codes [n, dim] of the prior."""
-        return torch.randn(n, self.dim, generator=noise, device=noise.device)
+        return noise.normal(n, self.dim)
 
-    def before(self, real: Tensor, noise: torch.Generator) -> Stats:
+    def before(self, real: Tensor, noise: Noise) -> Stats:
         """What is updated before the critic."""
         return {}
 
@@ -81,8 +91,7 @@ class GAN(Parts):
     @torch.no_grad()
     def preview(self, pictures: Tensor) -> Tensor:
         """Pictures, what becomes of them, and samples of one seed."""
-        noise = torch.Generator().manual_seed(0)
-        samples = self.averaged(self.code(len(pictures), noise).to(pictures))
+        samples = self.averaged(self.code(len(pictures), Noise(0)).to(pictures))
         drawn = [(each + 1) / 2 for each in (*self.redrawn(pictures), samples)]
         return grid([list(row) for row in (pictures, *drawn)])
 

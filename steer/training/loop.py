@@ -9,6 +9,7 @@ import pickle
 import struct
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from steer.datasets import Dataset
 from steer.disk import make_folder, read_whole, save_json, write_atomically
 from steer.errors import InputError, SteerError
 from steer.images import write_png
+from steer.training.team import Noise, Team
 
 STATE = "training.pt"
 OPTIONS = "options.json"
@@ -37,11 +39,14 @@ TORCH_ERRORS = (
 class Objective(Protocol):
     """What is trained, and how one step of it goes; one file of this folder for each."""
 
+    #: By name, those that `step` steps.
+    optimisers: dict[str, torch.optim.Adam]
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that is trained, on the device that pictures are moved to."""
         ...
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> dict[str, float]:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """One update on real pictures [B, C, H, W]; returns what to log."""
         ...
 
@@ -74,6 +79,8 @@ def train(
     every: int = 1000,
     resume: bool = False,
     report: Callable[[int, dict[str, float]], None] = lambda step, stats: None,
+    team: Team | None = None,
+    bf16: bool = False,
 ) -> Path:
     """Trains for `steps` batches and writes the generator's folder, which it returns.
 
@@ -81,33 +88,61 @@ def train(
     resumed run needs. The batch and the noise of a step depend on `seed` and the step alone, so a
     resumed run ends with the bytes of an uninterrupted one (same machine, same thread count).
 
+    Each process of `team` steps on its part of every batch, down the mean of all gradients; the
+    first one writes. With `bf16` networks compute in that precision where torch's autocast has
+    them, and losses and weights stay in float32.
+
     A folder holds a run from its first checkpoint on: what died before has nothing to go on with,
     and gives way to the next run, whatever its options.
 
-    Raises InputError when the folder holds a run with other options, one and not `resume`, or a
+    Raises InputError when the processes cannot share a batch evenly, or the folder holds a run with
+    other options, one and not `resume`, or a
     model that was not trained here; SteerError when the loss is no longer finite (the last
     checkpoint, if there is one, stays).
     """
-    device = next(objective.parameters()).device
-    start = _prepare(objective, folder, options, resume)
+    team = team or Team(str(next(objective.parameters()).device))
+    team.part(torch.arange(batch))  # refused before anything is written
+    start = _prepare(objective, folder, options, resume, team)
     if start is None:
         return folder
-    since, stats = time.perf_counter(), {}
-    for step in range(start, steps):
-        pictures = dataset.pictures(batch_indices(dataset, step, batch, seed)).to(device)
-        noise = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
-        stats = objective.step(pictures, step, noise)
+    for optimiser in objective.optimisers.values():
+        team.join(optimiser)
+    since = time.perf_counter()
+    for step, pictures in _batches(dataset, range(start, steps), batch, seed, team):
+        with torch.autocast(team.device.type, torch.bfloat16, enabled=bf16):
+            stats = objective.step(pictures, step, team.noise(seed * 1_000_003 + step))
+        stats = team.mean(stats)
+        _require_finite(stats, step + 1, folder)
         report(step + 1, stats)
-        if (step + 1) % every == 0 or step + 1 == steps:
-            _require_finite(stats, step + 1, folder)
+        if team.leads and ((step + 1) % every == 0 or step + 1 == steps):
+            _require_finite(_largest(objective), step + 1, folder)
             rate = (step + 1 - start) / (time.perf_counter() - since)
             _log(folder, {"step": step + 1, "steps_per_second": round(rate, 2), **stats})
             write_png(folder / "preview.png", objective.preview(pictures[:10]))
             _checkpoint(objective, folder, step + 1)
-    seen = dataset.pictures(batch_indices(dataset, 0, EXPORT_PICTURES, seed)).to(device)
-    objective.export(folder, options, seen)
-    (folder / STATE).unlink(missing_ok=True)
+    if team.leads:
+        seen = dataset.pictures(batch_indices(dataset, 0, EXPORT_PICTURES, seed))
+        objective.export(folder, options, seen.to(team.device))
+        (folder / STATE).unlink(missing_ok=True)
+    team.wait()
     return folder
+
+
+def _batches(
+    dataset: Dataset, steps: range, batch: int, seed: int, team: Team
+) -> Iterator[tuple[int, Tensor]]:
+    """Steps and this process's pictures [B, C, H, W] of each, drawn while the step before runs."""
+
+    def drawn(step: int) -> Tensor:
+        return dataset.pictures(team.part(batch_indices(dataset, step, batch, seed)))
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(drawn, steps.start)
+        for step in steps:
+            pictures = coming.result().to(team.device)
+            if step + 1 < steps.stop:
+                coming = ahead.submit(drawn, step + 1)
+            yield step, pictures
 
 
 def batch_indices(dataset: Dataset, step: int, batch: int, seed: int) -> Tensor:
@@ -126,7 +161,7 @@ def batch_indices(dataset: Dataset, step: int, batch: int, seed: int) -> Tensor:
 
 
 def _prepare(
-    objective: Objective, folder: Path, options: dict[str, Any], resume: bool
+    objective: Objective, folder: Path, options: dict[str, Any], resume: bool, team: Team
 ) -> int | None:
     """Makes or takes up the run's folder; the step to go on from, None where it has ended."""
     finished, begun = (folder / CARD).exists(), (folder / STATE).exists()
@@ -134,15 +169,17 @@ def _prepare(
         _require_same(folder, options, resume)
     if finished and not begun:
         return None
-    make_folder(folder)
-    save_json(folder / OPTIONS, options)
-    if not begun:
-        _cut_log(folder, 0)
-        return 0
-    saved = _state_of(folder)
-    objective.load_state_dict(saved["objective"])
-    _cut_log(folder, saved["step"])
-    return saved["step"]
+    step = 0
+    if begun:
+        saved = _state_of(folder)
+        objective.load_state_dict(saved["objective"])
+        step = saved["step"]
+    team.wait()  # until all have read what is there
+    if team.leads:
+        make_folder(folder)
+        save_json(folder / OPTIONS, options)
+        _cut_log(folder, step)
+    return step
 
 
 def _require_same(folder: Path, options: dict[str, Any], resume: bool) -> None:
@@ -199,6 +236,12 @@ def _require_finite(stats: dict[str, float], step: int, folder: Path) -> None:
         raise SteerError(
             f"training diverged: {', '.join(bad)} is not finite at step {step}; {kept}."
         )
+
+
+def _largest(objective: Objective) -> dict[str, float]:
+    """The largest weight, NaN where one is: a step's loss is of the weights before it."""
+    largest = torch.stack([weight.detach().abs().max() for weight in objective.parameters()])
+    return {"a weight": largest.max().item()}
 
 
 def _log(folder: Path, row: dict[str, float]) -> None:

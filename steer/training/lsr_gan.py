@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from steer.generators.avae import Posterior, completed
 from steer.training.gan import GAN
+from steer.training.team import Noise
 
 
 class LSRGAN(GAN):
@@ -32,7 +32,7 @@ class LSRGAN(GAN):
 
     def redrawn(self, pictures: Tensor) -> list[Tensor]:
         """The generator's reconstructions."""
-        drawn = self.code(1, torch.Generator().manual_seed(0)).to(pictures)
+        drawn = self.code(1, Noise(0)).to(pictures)
         mean, log_sigma = self.posterior(2 * pictures - 1)
         return [self.averaged(completed(mean, log_sigma, drawn, self.exact))]
 

@@ -39,6 +39,8 @@ class Blocks:
     xi: int = 0
     width: int = 128
     device: torch.device | str = "cpu"
+    #: Whether several processes train: batch norms are then over the batch of all.
+    shared: bool = False
 
     @property
     def dim(self) -> int:
@@ -84,6 +86,13 @@ class Blocks:
         return found
 
     def _placed(self, network: Network) -> Network:
+        if self.shared:
+            if torch.device(self.device).type != "cuda":
+                raise InputError(
+                    "expected GPUs for several processes: the batch norms of these networks go "
+                    "over the batch of all, which torch does on GPUs alone."
+                )
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
 
@@ -92,9 +101,33 @@ objectives: Registry[Callable[..., Parts]] = Registry("objective", "steer.object
 
 
 @objectives.register("vae")
-def vae(blocks: Blocks, *, rate: float = 2e-4, beta: float = 1.0, sigma: str = "shared") -> VAE:
-    """Encoder and decoder; `sigma` is "shared" by all pictures or of each "picture"."""
-    return VAE(blocks.posterior(sigma), blocks.decoder(), beta=beta, rate=rate)
+def vae(
+    blocks: Blocks,
+    *,
+    rate: float = 2e-4,
+    beta: float = 1.0,
+    sigma: str = "shared",
+    start: str | None = None,
+) -> VAE:
+    """Encoder and decoder; `sigma` is "shared" by all pictures or of each "picture". Training
+    starts from the networks in the folder `start`, where one is given."""
+    _refuse_xi(blocks, "vae")
+    posterior, decoder = blocks.posterior(sigma), blocks.decoder()
+    if start:
+        before = blocks.trained(start)
+        assert before.encoder is not None
+        _require_alike(before, blocks.width, sigma, start)
+        posterior.load_state_dict(before.encoder.state_dict())
+        decoder.load_state_dict(before.decoder.state_dict())
+    return VAE(posterior, decoder, beta=beta, rate=rate)
+
+
+def _require_alike(before: Trained, width: int, sigma: str, folder: str) -> None:
+    """InputError where weights of a folder do not fit networks of these options."""
+    options = {"width": width, "sigma": sigma, "xi": 0}
+    old = {**before.config, "sigma": before.config["encoder"]}
+    if other := [f"--{k} {old[k]}, not {v}" for k, v in options.items() if old[k] != v]:
+        raise InputError(f"expected the options of {folder} with --from: {', '.join(other)}.")
 
 
 @objectives.register("gan")
@@ -121,7 +154,7 @@ def avae(
             before.encoder.requires_grad_(False), before.decoder.requires_grad_(False), rate=rate
         )
     else:
-        pair = vae(blocks, rate=rate, beta=beta)
+        pair = VAE(blocks.posterior(), blocks.decoder(), beta=beta, rate=rate)
     return AVAE(
         pair, blocks.generator(), blocks.critic(), blocks.dim,
         rate=rate, average=average, exact=exact, frozen=vae_from is not None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from steer.checkpoints import save_checkpoint
 from steer.generators.avae import AVAE, Posterior
+from steer.training.team import Noise
 
 CARD = """---
 library_name: steer
@@ -75,7 +76,7 @@ class Parts(ABC):
             optimiser.load_state_dict(state["optimisers"][name])
 
     @abstractmethod
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> Stats:
         """One update on real pictures [B, C, H, W] in [0, 1]; what to log."""
 
     @abstractmethod

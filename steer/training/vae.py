@@ -16,6 +16,7 @@ from steer.checkpoints import save_checkpoint
 from steer.errors import InputError
 from steer.generators.vae import VAE
 from steer.sheets import side_by_side
+from steer.training.team import Noise
 
 CARD = """---
 library_name: steer
@@ -59,19 +60,20 @@ class BetaVAE:
         self.vae, self.steps, self.beta, self.warm_up = vae.train(), steps, beta, warm_up
         self.likelihood, self.sigma, self.rate = likelihood, sigma, rate
         self.optimiser = torch.optim.Adam(vae.parameters(), lr=rate)
+        self.optimisers = {"vae": self.optimiser}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that is trained."""
         return self.vae.parameters()
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> dict[str, float]:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """One update; logs nats per picture, NaN once training has diverged."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
-        mean, log_variance = self.vae.posterior(pictures)
-        eps = torch.randn(mean.shape, generator=noise, device=mean.device)
+        mean, log_variance = (part.float() for part in self.vae.posterior(pictures))
+        eps = noise.normal(*mean.shape)
         z = mean + eps * (log_variance / 2).exp()
-        drawn = self.vae(z)
+        drawn = self.vae(z).float()
         if not drawn.isfinite().all():
             return {"reconstruction": math.nan, "divergence": math.nan}
         reconstruction = self.reconstruction(drawn, pictures)

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from steer.generators.avae import Posterior
 from steer.training.avae import bound
-from steer.training.gan import GAN
+from steer.training.gan import GAN, told_apart
 from steer.training.parts import Stats
+from steer.training.team import Noise
 
 
 class VAEGAN(GAN):
@@ -32,19 +32,19 @@ class VAEGAN(GAN):
         self.features, self.judge = critic[:-1], critic[-1]
         self.train("encoder", posterior=posterior)
 
-    def step(self, pictures: Tensor, step: int, noise: torch.Generator) -> Stats:
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> Stats:
         """One update of every network on real pictures [B, C, H, W] in [0, 1]."""
         real = 2 * pictures - 1
         mean, log_sigma = self.posterior.train()(real)
         eps = self.code(len(real), noise)
         redrawn = self.generator(mean + eps * log_sigma.exp())
         fake = self.generator(self.code(len(real), noise))
-        judged = [softplus(-self.critic(each.detach())).mean() for each in (redrawn, fake)]
-        critic = softplus(self.critic(real)).mean() + (judged[0] + judged[1]) / 2
+        judged = [self.critic(each.detach()) for each in (redrawn, fake)]
+        critic = told_apart(self.critic(real), torch.cat(judged))
         self.update("critic", critic)
         seen, wanted = self.features(redrawn), self.features(real).detach()
         error, divergence = bound(seen, wanted, mean, log_sigma)
-        realism = (self.judge(seen).mean() + self.critic(fake).mean()) / 2
+        realism = (self.judge(seen).float().mean() + self.critic(fake).float().mean()) / 2
         self.update("encoder", error + self.beta * divergence, more=True)
         self.update("generator", realism + self.gamma * error)
         self.follow(step)
