@@ -173,6 +173,22 @@ def norms_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def map_figure(places: Array, counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
+    """Places [n, 2] of the pictures of several sets, which follow one another, coloured by set
+    (figure 4.3 of Zeng 2022); the axes have no unit."""
+    figure, axes = _figure(6.0, 6.0)
+    ends = np.cumsum(counts)
+    for i, (end, count, name) in enumerate(zip(ends, counts, names, strict=True)):
+        x, y = places[end - count : end].T
+        colour, marker = colormaps["tab10"](i % 10), "o^sDv"[i // 10 % 5]
+        axes.plot(x, y, marker, color=colour, ms=3.5, mew=0, alpha=0.6, label=_literal(name))
+    axes.set_aspect("equal", "datalim")
+    axes.set_axis_off()
+    axes.set_title(_literal(title), fontsize=10)
+    _legend(figure)
+    return figure
+
+
 # --- parts of figures ---
 
 

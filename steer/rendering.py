@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, cat, einsum
 
 from steer.batches import draw
 from steer.directions import Direction
@@ -104,6 +104,43 @@ def _labels(values: Sequence[float]) -> list[str]:
 def _step(direction: Direction, along: str, value: float) -> Setting:
     """One step of a traversal: the measured value, or g's amount where nothing is measured."""
     return Setting(along, "set" if direction.constant is not None else "place", value)
+
+
+def combine(codes: Tensor, weights: Sequence[float], dim: int) -> Tensor:
+    """Latent arithmetic (equation 4.1 of Zeng 2022): of codes [n, width] every k that follow one
+    another become one, [n / k, width], by k weights. The first `dim` numbers, z, are summed; what
+    stands for the class stays, and must be the same in all k.
+
+    Raises InputError where n is no multiple of k, or classes differ.
+
+    >>> import torch
+    >>> combine(torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), [1, 1, -1], dim=2)
+    tensor([[0., 2.]])
+    """
+    n, k = len(codes), len(weights)
+    if n % k:
+        raise InputError(f"expected codes in groups of {k} for {k} weights to combine, got {n}.")
+    groups = codes.unflatten(0, (n // k, k))
+    z, told = groups[..., :dim], groups[:, 0, dim:]
+    differs = (groups[..., dim:] != told[:, None]).flatten(1).any(1)
+    if differs.any():
+        first = int(differs.nonzero()[0]) * k
+        raise InputError(
+            f"expected codes of one class to combine, items {first} to {first + k - 1} differ in "
+            "theirs: --class of steer invert keeps to one."
+        )
+    return cat([einsum("gkd,k->gd", z, z.new_tensor(weights)), told], dim=1)
+
+
+def combined(names: Sequence[str], weights: Sequence[float]) -> list[str]:
+    """What `combine` makes of pictures, in words.
+
+    >>> combined(["a.png", "b.png", "c.png"], [1, 0.5, -1])
+    ['+1 a.png +0.5 b.png -1 c.png']
+    """
+    signed = [f"{weights[i % len(weights)]:+g} {name}" for i, name in enumerate(names)]
+    starts = range(0, len(signed), len(weights))
+    return [" ".join(signed[first : first + len(weights)]) for first in starts]
 
 
 def as_grid(shown: list[Frame], title: str = "", originals: Tensor | None = None) -> Tensor:

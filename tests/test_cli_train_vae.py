@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Steer, photo, refused
 
 from steer.generators import load
@@ -214,3 +215,24 @@ def test_training_that_diverges_says_so(steer: Steer, album: Path, tmp_path: Pat
     ended = steer("train-vae", album, "-o", tmp_path / "vae", *RUN, "--rate", "1e30")
     refused(ended, "not finite", "step 2; there was no checkpoint yet", status=1)
     assert steer("train-vae", album, "-o", tmp_path / "vae", *RUN).status == 0
+
+
+def test_it_starts_from_another(steer: Steer, album: Path, tmp_path: Path) -> None:
+    """At a rate of nothing it is the other: the same pictures, whatever the seed."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert steer("train-vae", album, "-o", first, *RUN).status == 0
+    run = ("--size", 16, "--batch", 4, "--steps", 2, "--rate", 0, "--seed", 5, "--json")
+    ended = steer("train-vae", album, "-o", second, *run, "--from", first)
+    assert ended.status == 0 and ended.summary["latent"] == 3
+    a, b = load(str(first), device="cpu"), load(str(second), device="cpu")
+    pictures = a(a.sample(4))
+    torch.testing.assert_close(b(b.encode(pictures)), a(a.encode(pictures)), atol=1e-5, rtol=0)
+    place = ("-o", tmp_path / "third", "--size", 16)
+    refused(steer("train-vae", album, *place, "--from", first, "--latent", 3), "--latent", "--from")
+    refused(steer("train-vae", "sprites", "-o", tmp_path / "third", "--from", first),
+            "vae of pictures [3, 64, 64]", "[3, 16, 16]")  # fmt: skip
+    avae = ("--objective", "vae", "--width", 4, "--latent", 3, "--steps", 2, "--batch", 4)
+    assert steer("train-avae", album, "-o", tmp_path / "avae", "--size", 16, *avae).status == 0
+    mistaken = steer("train-vae", album, *place, "--from", tmp_path / "avae")
+    refused(mistaken, "holds avae of [3, 16, 16]")
+    assert not (tmp_path / "third").exists()

@@ -13,6 +13,7 @@ from steer import __version__
 from steer.cli import (
     compare,
     convert,
+    embed,
     evaluate,
     fit_direction,
     invert,
@@ -51,6 +52,7 @@ for module in (
     evaluate,
     compare,
     score,
+    embed,
     show,
     train_avae,
     train_vae,

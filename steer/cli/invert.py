@@ -41,7 +41,7 @@ def command(
     backbone: Annotated[
         str | None, typer.Option(help="timm network of the loss perceptual: NAME or NAME=FILE.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the search.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the search; 1: the start.")] = None,
     restarts: Annotated[int | None, typer.Option(max=512, help="Starts tried per picture.")] = None,
     start: Annotated[str, typer.Option(help="auto, encoder or prior.")] = "auto",
     rate: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,

@@ -50,6 +50,12 @@ def command(
     ] = None,
     latents: Annotated[str | None, typer.Option("--latents", help="The same.")] = None,
     model: OptionalModel = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            "--combine", help="1,1,-1: each three latents become one, a + b - c, before all else."
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Codes to draw, without latents.")] = 6,
     direction: Directions = [],  # noqa: B006
     set_: Annotated[
@@ -112,10 +118,14 @@ def command(
     target = out if out is not None else options.save_or_pipe(None, "render.png")
     options.refuse_json_on_stdout(json_, target)
     settings, within = _settings(set_, shift, distribution), _tolerance(tolerance)
+    terms = [] if combine is None else combine.split(",")
+    weights = [options.number(term, "--combine") for term in terms]
     artefact = _latents(source, latents)
     if artefact:
         codes = ("n", "seed", "class_", "space")
         refuse_given(context, codes, "with latents, which are the codes")
+    else:
+        refuse_given(context, ("combine",), "without latents, whose codes it adds up")
     generator = options.open_generator(
         model, device, artefact or options.first_direction(direction),
         classes=class_, truncation=truncation, noise=noise, space=space,
@@ -123,16 +133,16 @@ def command(
     given = [options.open_direction(text, generator) for text in direction]
     known = _known(given, settings, generator)
     along = _along(given, settings, low is not None or high is not None)
-    z = options.codes_of(artefact, generator) if artefact else None
+    z = _codes(artefact, generator, weights) if artefact else None
     n = n if z is None else len(z)
-    scene = _Scene(generator, artefact, z, n, seed, settings, known, along)
+    scene = _Scene(generator, artefact, weights, z, n, seed, settings, known, along)
     _refuse_without_effect(context, scene, target)
     values = scene.walk(low, high, steps)
     _prepare(target, film=along is not None)
     how = {"find": measure, "exact": exact, "tolerance": within, "batch": batch}
     made = scene.made(
         set=set_, shift=shift, distribution=distribution, traversal=values, exact=exact,
-        tolerance=within, measure=measure,
+        tolerance=within, measure=measure, combine=weights or None,
     )  # fmt: skip
     # work and write
     if _is_folder(target):
@@ -152,6 +162,7 @@ class _Scene:
 
     generator: Generator
     artefact: Artefact | None
+    weights: list[float]
     given: Tensor | None
     n: int
     seed: int
@@ -217,7 +228,10 @@ class _Scene:
     @property
     def names(self) -> list[str]:
         """The pictures that the codes were found for."""
-        return self.artefact.made.get("pictures", []) if self.artefact else []
+        from steer.rendering import combined
+
+        names = self.artefact.made.get("pictures", []) if self.artefact else []
+        return combined(names, self.weights) if self.weights else names
 
     @property
     def title(self) -> str:
@@ -234,6 +248,14 @@ def _latents(source: str | None, latents: str | None) -> Artefact | None:
 
     text = latents if source is None else source
     return None if text is None else load(text, "latents")
+
+
+def _codes(artefact: Artefact, generator: Generator, weights: list[float]) -> Tensor:
+    """Codes [n, width] of latents, each as many as there are weights combined to one."""
+    from steer.rendering import combine
+
+    codes = options.codes_of(artefact, generator)
+    return combine(codes, weights, generator.latent.dim) if weights else codes
 
 
 def _refuse_without_effect(context: typer.Context, scene: _Scene, target: str) -> None:

@@ -175,7 +175,7 @@ def _started(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.
         before = load(start, device="cpu")
         if not isinstance(before, VAE) or tuple(before.picture) != tuple(shape):
             raise InputError(
-                f"expected a vae of pictures {list(shape)} for --from, {start} is a "
+                f"expected a vae of pictures {list(shape)} for --from, {start} holds "
                 f"{before.family} of {list(before.picture)}."
             )
         vae = before.requires_grad_(True)
