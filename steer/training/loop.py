@@ -108,7 +108,7 @@ def train(
     for optimiser in objective.optimisers.values():
         team.join(optimiser)
     since = time.perf_counter()
-    for step, pictures in _batches(dataset, range(start, steps), batch, seed, team):
+    for step, pictures in batches(dataset, range(start, steps), batch, seed, team):
         with torch.autocast(team.device.type, torch.bfloat16, enabled=bf16):
             stats = objective.step(pictures, step, team.noise(seed * 1_000_003 + step))
         stats = team.mean(stats)
@@ -128,7 +128,7 @@ def train(
     return folder
 
 
-def _batches(
+def batches(
     dataset: Dataset, steps: range, batch: int, seed: int, team: Team
 ) -> Iterator[tuple[int, Tensor]]:
     """Steps and this process's pictures [B, C, H, W] of each, drawn while the step before runs."""

@@ -13,7 +13,7 @@ from steer.datasets import Dataset, Sprites, datasets
 from steer.generators.base import PictureShape
 from steer.generators.vae import VAE
 from steer.training.avae import AVAE
-from steer.training.loop import Objective, _batches
+from steer.training.loop import Objective, batches
 from steer.training.objectives import Blocks, objectives
 from steer.training.team import Team
 from steer.training.vae import BetaVAE
@@ -69,7 +69,7 @@ def test_pictures_are_there_when_they_are_wanted(benchmark, figures, name):
     team, waited, steps = Team("cpu"), [], scaled(40, 10)
 
     def train() -> None:
-        batches = iter(_batches(dataset, range(steps), BATCH, 0, team))
+        batches = iter(batches(dataset, range(steps), BATCH, 0, team))
         for _ in range(steps):
             since = time.perf_counter()
             step, pictures = next(batches)
