@@ -1,119 +1,15 @@
-"""Pictures to train on: folders, zips, and procedural sets that carry their ground truth."""
+"""Pictures of one object, with their ground truth."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steer.disk import disk_error
-from steer.errors import InputError
-from steer.images import SUFFIXES, find_images, fit, is_picture, read_image
-from steer.registry import Registry
-
-
-class Dataset(Protocol):
-    """Pictures by index. A procedural set has `size` None: every index is a picture."""
-
-    name: str
-    size: int | None
-    shape: tuple[int, int, int]
-
-    def pictures(self, indices: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] of integer indices [B]; item i is always the same picture."""
-        ...
-
-
-datasets: Registry[type[Dataset]] = Registry("data set", "steer.datasets")
-
-
-def open_dataset(
-    source: str,
-    size: int = 64,
-    channels: int = 3,
-    leave_out: Callable[[InputError], None] | None = None,
-) -> Dataset:
-    """A procedural set by name, or a folder or zip of pictures fitted to `channels` and `size`.
-
-    A picture that cannot be read raises InputError, or is left out and `leave_out` told why.
-    """
-    if source in datasets:
-        return datasets.get(source)()
-    path = Path(source)
-    if path.is_dir():
-        files = {str(file): file for file in find_images([path])}
-        return _Pictures(_read(files, size, channels, leave_out))
-    if path.suffix.lower() == ".zip" and path.is_file():
-        return _Pictures(_read(_zipped(path), size, channels, leave_out))
-    raise InputError(
-        f"expected a folder or zip of pictures or one of {', '.join(datasets.names())}, "
-        f"got {source!r}."
-    )
-
-
-def _read(
-    sources: Mapping[str, Path | bytes],
-    size: int,
-    channels: int,
-    leave_out: Callable[[InputError], None] | None,
-) -> Tensor:
-    """Bytes [N, C, H, W] of the pictures that can be read."""
-    pictures, reasons = [], []
-    for name, source in sources.items():
-        try:
-            picture = read_image(source, name)
-        except InputError as error:
-            if leave_out is None:
-                raise
-            reasons.append(error)
-            leave_out(error)
-        else:
-            fitted = fit(picture, channels, size, size)
-            pictures.append((fitted * 255).round().to(torch.uint8))
-    if not pictures:
-        raise InputError(f"expected a picture, none of {len(sources)} could be read: {reasons[0]}")
-    return torch.stack(pictures)
-
-
-class _Pictures:
-    """Pictures read once and kept as bytes [N, C, H, W]; named by what they hold, not where."""
-
-    def __init__(self, pictures: Tensor):
-        count, channels, height, width = pictures.shape
-        self.shape = (channels, height, width)
-        self.size: int | None = count
-        self._bytes = pictures
-        digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
-        self.name = f"{count} pictures ({digest[:12]})"
-
-    def pictures(self, indices: Tensor) -> Tensor:
-        return self._bytes[indices % len(self._bytes)].float() / 255
-
-
-def _zipped(path: Path) -> dict[str, bytes]:
-    """Pictures of a zip by name, hidden ones (as those of a Mac's zips) left out as in folders."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if is_picture(n.rsplit("/", 1)[-1]))
-            pictures = {f"{path}: {name}": archive.read(name) for name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: expected a zip of pictures, got a damaged or locked one."
-        ) from error
-    except OSError as error:  # EINVAL where a damaged zip points before its own beginning
-        raise disk_error("read", path, error) from error
-    if not pictures:
-        raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}) in it, found none.")
-    return pictures
+from steer.datasets.shapes import ellipse, heart, over, rgb, square
 
 
 @dataclass(frozen=True)
@@ -169,7 +65,7 @@ class Sprites:
 
     def draw(self, factors: Factors) -> Tensor:
         """Pictures [B, C, 64, 64] that show `factors`."""
-        return _over(self.masks(factors), *self.paint(factors))
+        return over(self.masks(factors), *self.paint(factors))
 
     def masks(self, factors: Factors) -> Tensor:
         """Coverage [B, 64, 64] of each pixel by the object."""
@@ -182,7 +78,7 @@ class Sprites:
         u = (dx * turn.cos() + dy * turn.sin()) / scale
         v = (dy * turn.cos() - dx * turn.sin()) / scale / self.aspect
         distance = torch.empty_like(u)
-        for kind, shape in enumerate((_square, _ellipse, _heart)):
+        for kind, shape in enumerate((square, ellipse, heart)):
             of_kind = factors.shape == kind
             distance[of_kind] = shape(u[of_kind], v[of_kind])
         # the squash makes v's unit shorter than u's: the mean of the two is the pixel's scale
@@ -193,8 +89,8 @@ class Sprites:
         """Colours [B, C, 1, 1] of the background and of the object."""
         (thing_luma, thing_chroma), (back_luma, back_chroma) = self.colours
         hue = torch.deg2rad(self.middle_hue + factors.hue)
-        background = _rgb(back_luma + factors.brightness, back_chroma, hue)
-        return background, _rgb(thing_luma + factors.brightness, thing_chroma, hue + math.pi)
+        background = rgb(back_luma + factors.brightness, back_chroma, hue)
+        return background, rgb(thing_luma + factors.brightness, thing_chroma, hue + math.pi)
 
 
 class GreySprites(Sprites):
@@ -242,7 +138,7 @@ class TexturedSprites(Sprites):
         """Pictures [B, 3, 32, 32] of integer indices [B]."""
         factors = self.factors(indices)
         (background, thing), (behind, on) = self.paint(factors), self.textures(indices)
-        return _over(self.masks(factors), background + behind, thing + on)
+        return over(self.masks(factors), background + behind, thing + on)
 
     def textures(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Luminance [B, 1, 32, 32] that is added to the background and to the object."""
@@ -264,43 +160,3 @@ class TexturedSprites(Sprites):
         waves = (down.transpose(1, 2) @ across / self.waves).unflatten(0, (-1, 2))
         thing, background = self.contrasts
         return background * waves[:, :1], thing * waves[:, 1:]
-
-
-for _kind in (Sprites, GreySprites, TexturedSprites):
-    datasets.register(_kind.name, _kind)
-
-
-def _over(mask: Tensor, background: Tensor, thing: Tensor) -> Tensor:
-    """Pictures [B, C, H, W] of what masks [B, H, W] cover and what they do not."""
-    return (background + mask[:, None] * (thing - background)).clamp(0, 1)
-
-
-def _rgb(luma: Tensor, chroma: float, hue: Tensor) -> Tensor:
-    """Colours [B, 3, 1, 1] of luma, chroma and hue (radians) in YIQ."""
-    i, q = chroma * hue.cos(), chroma * hue.sin()
-    red, green, blue = (
-        luma + a * i + b * q for a, b in ((0.9563, 0.6210), (-0.2721, -0.6474), (-1.1070, 1.7046))
-    )
-    return torch.stack([red, green, blue], dim=1)[:, :, None, None]
-
-
-def _square(u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to the square of half-side 0.85."""
-    a, b = u.abs() - 0.85, v.abs() - 0.85
-    return torch.hypot(a.clamp_min(0), b.clamp_min(0)) + torch.maximum(a, b).clamp_max(0)
-
-
-def _ellipse(u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to the ellipse with half-axes 1 and 0.8, to first order."""
-    q = torch.hypot(u, v / 0.8)
-    return q * (q - 1) / torch.hypot(u, v / 0.64).clamp_min(1e-6)
-
-
-def _heart(u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to a heart: a square on its corner with a disc on each upper side."""
-    side = 0.62
-    a, b = (u + v + 0.15) / math.sqrt(2), (v - u + 0.15) / math.sqrt(2)
-    x, y = a.abs() - side, b.abs() - side
-    corner = torch.hypot(x.clamp_min(0), y.clamp_min(0)) + torch.maximum(x, y).clamp_max(0)
-    right, left = torch.hypot(a - side, b), torch.hypot(a, b - side)
-    return torch.minimum(corner, torch.minimum(right, left) - side)

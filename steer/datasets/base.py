@@ -1,0 +1,24 @@
+"""What a data set is, and those that are drawn, by name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from steer.registry import Registry
+
+
+class Dataset(Protocol):
+    """Pictures by index. A procedural set has `size` None: every index is a picture."""
+
+    name: str
+    size: int | None
+    shape: tuple[int, int, int]
+
+    def pictures(self, indices: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] of integer indices [B]; item i is always the same picture."""
+        ...
+
+
+datasets: Registry[type[Dataset]] = Registry("data set", "steer.datasets")
