@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steer.backbones import Extractor, Seen, joined
 from steer.batches import PIXELS, affordable, in_batches
-from steer.datasets import Dataset, datasets
+from steer.datasets import Dataset, is_procedural, open_dataset
 from steer.disk import disk_error, read_whole
 from steer.errors import InputError
 from steer.generators.base import Generator
@@ -51,8 +51,8 @@ def pictures_at(texts: Sequence[str], n: int) -> Pictures:
 
     Raises InputError where there is no such thing, or no picture in it.
     """
-    if len(texts) == 1 and texts[0] in datasets:
-        return procedural(datasets.get(texts[0])(), n)
+    if len(texts) == 1 and is_procedural(texts[0]):
+        return procedural(open_dataset(texts[0]), n)
     if len(texts) == 1 and texts[0].lower().endswith(".zip"):
         return zipped(Path(texts[0]))
     paths = find_images(texts)

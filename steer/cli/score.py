@@ -146,24 +146,24 @@ def _refuse_without_effect(
     against: Sequence[str],
 ) -> None:
     """InputError for options that do nothing beside the others."""
-    from steer.datasets import datasets
+    from steer.datasets import is_procedural
 
     if what is not None and artefacts[0] is None:
         drawing = ("model", "class_", "truncation", "noise", "space")
         refuse_given(context, drawing, f"with {what}, which no generator draws")
     if artefacts[0]:
         refuse_given(context, ("class_", "space"), "with latents, which are the codes")
-    if what is not None and not {what, *against} & set(datasets.names()):
+    if what is not None and not any(map(is_procedural, (what, *against))):
         refuse_given(context, ("n",), "where nothing is drawn anew")
 
 
 def _photos(artefacts: list[Artefact | None], against: list[str]) -> list[Path]:
     """The photos that the latents were found for, where it is those that we score against."""
-    from steer.datasets import datasets
+    from steer.datasets import is_procedural
     from steer.images import find_images
     from steer.scores import photos_inverted
 
-    elsewhere = against[0] in datasets or against[0].lower().endswith(".zip")
+    elsewhere = is_procedural(against[0]) or against[0].lower().endswith(".zip")
     if artefacts[0] is None or artefacts[1] or elsewhere:
         return []
     photos = photos_inverted(artefacts[0], find_images(against))

@@ -79,14 +79,14 @@ def command(
     """
     import torch
 
-    from steer.datasets import datasets
+    from steer.datasets import is_procedural
     from steer.generators import PictureShape
     from steer.training.objectives import Blocks, objectives
     from steer.training.team import Team
 
     if str(out) == "-":
         raise InputError("expected a folder for -o, got - for a pipe.")
-    if data in datasets:
+    if is_procedural(data):
         beside = f"with the procedural set {data}, whose pictures have a shape of their own"
         refuse_given(context, ("size", "channels"), beside)
     build = objectives.get(objective)

@@ -29,7 +29,7 @@ SIZES = ("latent", "widths", "dense", "broadcast")
 def command(
     context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="A folder or zip of pictures, sprites, or sprites-grey.")
+        str, typer.Argument(help="A folder or zip of pictures, or a procedural set.")
     ] = "sprites",
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder that --model loads afterwards.")
@@ -142,9 +142,9 @@ def run(
 def _refuse_what_does_nothing(
     context: typer.Context, data: str, likelihood: str, start: str | None
 ) -> None:
-    from steer.datasets import datasets
+    from steer.datasets import is_procedural
 
-    if data in datasets:
+    if is_procedural(data):
         beside = f"with the procedural set {data}, whose pictures have a shape of their own"
         refuse_given(context, ("size", "channels"), beside)
     if likelihood == "bernoulli":

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from steer.datasets.base import Dataset, datasets
+from steer.datasets.digits import MultiMNIST, read_digits
+from steer.datasets.scenes import Scenes, Truth
 from steer.datasets.sprites import Factors, GreySprites, Sprites, TexturedSprites
-from steer.datasets.stored import open_dataset
+from steer.datasets.stored import is_procedural, open_dataset
 
 __all__ = [
     "Dataset",
     "Factors",
     "GreySprites",
+    "MultiMNIST",
+    "Scenes",
     "Sprites",
     "TexturedSprites",
+    "Truth",
     "datasets",
+    "is_procedural",
     "open_dataset",
+    "read_digits",
 ]
 
-for _kind in (Sprites, GreySprites, TexturedSprites):
+for _kind in (Sprites, GreySprites, TexturedSprites, Scenes):
     datasets.register(_kind.name, _kind)

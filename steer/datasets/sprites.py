@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.datasets.shapes import ellipse, heart, over, rgb, square
+from steer.datasets.shapes import ellipse, heart, over, rgb, square, waves
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Sprites:
         (thing_luma, thing_chroma), (back_luma, back_chroma) = self.colours
         hue = torch.deg2rad(self.middle_hue + factors.hue)
         background = rgb(back_luma + factors.brightness, back_chroma, hue)
-        return background, rgb(thing_luma + factors.brightness, thing_chroma, hue + math.pi)
+        thing = rgb(thing_luma + factors.brightness, thing_chroma, hue + math.pi)
+        return background[:, :, None, None], thing[:, :, None, None]
 
 
 class GreySprites(Sprites):
@@ -149,14 +150,7 @@ class TexturedSprites(Sprites):
         turn, spread, cycles, phase = drawn.split([1, *[self.waves] * 3], dim=1)
         slow, fast = self.cycles
         towards = math.pi * turn + self.fan * (2 * spread - 1)
-        frequency = 2 * math.pi * (slow + (fast - slow) * cycles)
-        side = self.shape[1]
-        places = (torch.arange(side) + 0.5) / side
-        x = (frequency * towards.cos())[:, :, None] * places + 2 * math.pi * phase[:, :, None]
-        y = (frequency * towards.sin())[:, :, None] * places
-        # cos(x + y), a product of two small matrices instead of a cosine a pixel
-        across = torch.cat([x.cos(), x.sin()], dim=1)
-        down = torch.cat([y.cos(), -y.sin()], dim=1)
-        waves = (down.transpose(1, 2) @ across / self.waves).unflatten(0, (-1, 2))
+        pattern = waves(towards, slow + (fast - slow) * cycles, phase, self.shape[1])
+        pattern = pattern.unflatten(0, (-1, 2))
         thing, background = self.contrasts
-        return background * waves[:, :1], thing * waves[:, 1:]
+        return background * pattern[:, :1], thing * pattern[:, 1:]

@@ -12,9 +12,22 @@ import torch
 from torch import Tensor
 
 from steer.datasets.base import Dataset, datasets
+from steer.datasets.digits import MultiMNIST, read_digits
 from steer.disk import disk_error
 from steer.errors import InputError
 from steer.images import SUFFIXES, find_images, fit, is_picture, read_image
+
+#: What stands before the place of the digits of a `MultiMNIST`.
+DIGITS = "multi-mnist:"
+
+
+def is_procedural(source: str) -> bool:
+    """Whether `open_dataset` draws pictures for it, of a shape of their own.
+
+    >>> is_procedural("sprites"), is_procedural("multi-mnist:digits/"), is_procedural("digits/")
+    (True, True, False)
+    """
+    return source in datasets or source.startswith(DIGITS)
 
 
 def open_dataset(
@@ -23,12 +36,15 @@ def open_dataset(
     channels: int = 3,
     leave_out: Callable[[InputError], None] | None = None,
 ) -> Dataset:
-    """A procedural set by name, or a folder or zip of pictures fitted to `channels` and `size`.
+    """A procedural set by name (that of digits with where they lie: multi-mnist:FILE), or a folder
+    or zip of pictures fitted to `channels` and `size`.
 
     A picture that cannot be read raises InputError, or is left out and `leave_out` told why.
     """
     if source in datasets:
         return datasets.get(source)()
+    if source.startswith(DIGITS):
+        return MultiMNIST(read_digits(source.removeprefix(DIGITS)))
     path = Path(source)
     if path.is_dir():
         files = {str(file): file for file in find_images([path])}
@@ -36,8 +52,8 @@ def open_dataset(
     if path.suffix.lower() == ".zip" and path.is_file():
         return _Pictures(_read(_zipped(path), size, channels, leave_out))
     raise InputError(
-        f"expected a folder or zip of pictures or one of {', '.join(datasets.names())}, "
-        f"got {source!r}."
+        f"expected a folder or zip of pictures or one of {', '.join(datasets.names())} and "
+        f"{DIGITS}FILE, got {source!r}."
     )
 
 

@@ -69,10 +69,10 @@ def test_pictures_are_there_when_they_are_wanted(benchmark, figures, name):
     team, waited, steps = Team("cpu"), [], scaled(40, 10)
 
     def train() -> None:
-        batches = iter(batches(dataset, range(steps), BATCH, 0, team))
+        coming = iter(batches(dataset, range(steps), BATCH, 0, team))
         for _ in range(steps):
             since = time.perf_counter()
-            step, pictures = next(batches)
+            step, pictures = next(coming)
             waited.append(time.perf_counter() - since)
             objective.step(pictures, step, team.noise(step))
 
