@@ -76,8 +76,8 @@ def truth(alphas: Tensor, there: Tensor) -> Truth:
 class Layout:
     """How scenes are made: each [B, N], objects from the farthest to the nearest, and backgrounds.
 
-    Position is in fractions of the side from the middle (right and down are positive), size half the
-    object's width as a fraction of the side, angle in degrees.
+    Position is in fractions of the side from the middle (right and down are positive), size is half
+    the object's width as a fraction of the side, angle in degrees.
     """
 
     there: Tensor
