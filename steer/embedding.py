@@ -48,8 +48,10 @@ class Embedded:
 
     @property
     def kl(self) -> float | None:
-        """The mean divergence in nats a picture."""
-        return None if self.divergence is None else float(self.divergence.mean())
+        """The mean divergence in nats a picture; None where posteriors are points, too."""
+        if self.divergence is None or not self.divergence.isfinite().all():
+            return None
+        return float(self.divergence.mean())
 
 
 def require_encoder(generator: Generator) -> None:

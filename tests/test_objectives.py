@@ -14,10 +14,12 @@ from torch.distributions import Normal, kl_divergence
 
 from steer import generators
 from steer.datasets import GreySprites
+from steer.embedding import embed
 from steer.errors import InputError, SteerError
 from steer.generators.avae import AVAE as Trained
 from steer.generators.avae import Posterior, completed, widths
 from steer.generators.base import PictureShape
+from steer.picture_sets import procedural
 from steer.training.avae import AVAE, VAE, bound
 from steer.training.gan import GAN
 from steer.training.loop import train
@@ -106,7 +108,7 @@ def test_a_collapsed_latent_is_wanted_at_nothing():
 
 
 def test_lsr_gan_counts_the_codes_likelihood():
-    posterior = Posterior(nn.Sequential(nn.Flatten(), nn.Linear(2, 4)), 2, per_picture=True)
+    posterior = Posterior(nn.Sequential(nn.Flatten(), nn.Linear(2, 4)), 2, "picture")
     gan = LSRGAN(posterior, nn.Linear(2, 2), nn.Linear(2, 1), 2, weight=3.0)
     fake, z = noise(7, 1, 1, 2), noise(7, 2, seed=1)
     mean, log_sigma = posterior(fake)
@@ -215,6 +217,8 @@ def test_the_folder_is_a_generator(name, trained_vae, tmp_path):
     assert pictures.shape == (2, *SHAPE) and 0 <= pictures.min() <= pictures.max() <= 1
     assert loaded.latent.dim == blocks.dim and bool(loaded.latent.parts) == bool(blocks.xi)
     network, encoder = what.result()
+    assert loaded.config["encoder"] == {
+        "gan": "", "bigan": "point", "lsr-gan": "picture"}.get(name, "shared")  # fmt: skip
     assert loaded.has_encoder == (encoder is not None)
     network.eval()
     torch.testing.assert_close(pictures, (network(loaded.sample(2)) + 1) / 2)
@@ -385,3 +389,14 @@ def test_what_is_no_longer_finite_stops_it_and_the_last_checkpoint_stays(
     again = run(tmp_path / "run", *of(name, trained_vae), resume=True)
     clean = run(tmp_path / "clean", *of(name, trained_vae))
     assert (again / "model.safetensors").read_bytes() == (clean / "model.safetensors").read_bytes()
+
+
+def test_the_encoder_of_a_bigan_gives_points(tmp_path):
+    """Codes are what the network says, and no divergence is made up for them."""
+    folder = run(tmp_path / "run", made("bigan"), "bigan")
+    loaded = generators.load(str(folder), device="cpu")
+    pictures = torch.rand(12, *SHAPE)
+    mean, log_variance = loaded.posterior(pictures)
+    assert torch.equal(loaded.encode(pictures), mean) and (log_variance == -math.inf).all()
+    found = embed(loaded, procedural(Small(), 12), 12)
+    assert found.kl is None and found.means.isfinite().all()

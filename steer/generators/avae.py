@@ -19,27 +19,32 @@ from steer.generators.vae import LARGEST
 FILTER, CORE = 5, 4
 #: A latent with a posterior wider than this holds nothing of the picture.
 COLLAPSED = 0.99
+#: Whose the standard deviations of a posterior are: of all pictures, of each, of none.
+SPREADS = ("shared", "picture", "point")
 
 
 class Posterior(nn.Module):
-    """q(z | x): a Gaussian around the output of `network`, with standard deviations that are
-    learned directly and hold for all pictures, or come out of the network as well.
+    """q(z | x): a Gaussian around the output of `network`, whose standard deviations are learned
+    directly and "shared" by all pictures, come out of the network for each "picture", or are
+    nothing: a "point".
 
-    `network` maps pictures in [-1, 1] to [B, latent], or [B, 2 latent] with `per_picture`.
+    `network` maps pictures in [-1, 1] to [B, latent], or [B, 2 latent] with those of each picture.
     """
 
-    def __init__(self, network: nn.Module, latent: int, per_picture: bool = False):
+    def __init__(self, network: nn.Module, latent: int, spread: str = "shared"):
         super().__init__()
-        self.network, self.per_picture = network, per_picture
-        if not per_picture:
+        self.network, self.spread = network, spread
+        if spread == "shared":
             self.log_sigma = nn.Parameter(torch.full((latent,), math.log(0.5)))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log of the standard deviation, each [B, latent]."""
         out = self.network(pictures).float()
-        if self.per_picture:
+        if self.spread == "picture":
             mean, log_sigma = out.chunk(2, dim=1)
             return mean, log_sigma
+        if self.spread == "point":
+            return out, torch.full_like(out, -math.inf)
         return out, self.log_sigma.expand_as(out)
 
 
@@ -47,9 +52,8 @@ class AVAE(Generator):
     """Maps a code, z then xi, to a picture; the encoder gives the z of a picture.
 
     `width` is the channels of the layer next to the picture; each further one has twice as many.
-    `encoder` is "shared" or "picture", as its standard deviations are, or "" for none (a plain
-    DCGAN of 5x5 filters). With `exact` (the loss of equation 3.12) the code of a picture is its
-    posterior mean over sqrt(1 - sigma^2).
+    `encoder` is one of `SPREADS`, or "" for none (a plain DCGAN of 5x5 filters). With `exact` (the
+    loss of equation 3.12) the code of a picture is its posterior mean over sqrt(1 - sigma^2).
 
     Raises InputError for pictures that are not 2^k x 2^k, of 16 or more.
 
@@ -138,22 +142,17 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
                 f"{where}: expected {kind.__name__} for {name} in config.json of an avae, got "
                 f"{value!r}."
             )
-    if options["encoder"] not in ("", "shared", "picture"):
+    if options["encoder"] not in ("", *SPREADS):
         raise InputError(
-            f"{where}: expected an encoder shared or picture, got {options['encoder']}."
+            f"{where}: expected an encoder {', '.join(SPREADS)}, got {options['encoder']}."
         )
     return options
 
 
 def posterior(picture: PictureShape, latent: int, width: int, spread: str) -> Posterior:
-    """An encoder whose standard deviations are those of `spread`: "shared" or "picture".
-
-    Raises InputError for anything else.
-    """
-    if spread not in ("shared", "picture"):
-        raise InputError(f"expected standard deviations shared or picture, got {spread!r}.")
+    """An encoder whose standard deviations are those of `spread`, one of `SPREADS`."""
     own = spread == "picture"
-    return Posterior(down(picture, latent * (1 + own), width), latent, own)
+    return Posterior(down(picture, latent * (1 + own), width), latent, spread)
 
 
 def completed(mean: Tensor, log_sigma: Tensor, drawn: Tensor, exact: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from steer.errors import InputError
 from steer.generators import load
 from steer.generators.avae import AVAE as Trained
-from steer.generators.avae import Posterior, down, posterior, up
+from steer.generators.avae import SPREADS, Posterior, down, posterior, up
 from steer.generators.base import PictureShape
 from steer.registry import Registry
 from steer.training.avae import AVAE, VAE
@@ -112,6 +112,8 @@ def vae(
     """Encoder and decoder; `sigma` is "shared" by all pictures or of each "picture". Training
     starts from the networks in the folder `start`, where one is given."""
     _refuse_xi(blocks, "vae")
+    if sigma not in SPREADS[:2]:
+        raise InputError(f"expected standard deviations shared or picture, got {sigma!r}.")
     posterior, decoder = blocks.posterior(sigma), blocks.decoder()
     if start:
         before = blocks.trained(start)
@@ -180,7 +182,7 @@ def vae_gan(
 def bigan(blocks: Blocks, *, rate: float = 2e-4, average: float = 0.999) -> BiGAN:
     """The critic sees codes, too."""
     _refuse_xi(blocks, "bigan")
-    parts = blocks.posterior(), blocks.generator(), blocks.pairs()
+    parts = blocks.posterior("point"), blocks.generator(), blocks.pairs()
     return BiGAN(*parts, blocks.dim, rate=rate, average=average)
 
 

@@ -90,7 +90,7 @@ class Parts(ABC):
     def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
         """Writes `config.json`, `model.safetensors` and the card."""
         network, encoder = self.result()
-        spread = "" if encoder is None else "picture" if encoder.per_picture else "shared"
+        spread = "" if encoder is None else encoder.spread
         sizes = {name: options[name] for name in ("picture", "latent", "xi", "width")}
         made = AVAE(**sizes, encoder=spread, exact=self.exact)
         made.decoder.load_state_dict(network.state_dict())
