@@ -129,7 +129,10 @@ def combine(codes: Tensor, weights: Sequence[float], dim: int) -> Tensor:
             f"expected codes of one class to combine, items {first} to {first + k - 1} differ in "
             "theirs: --class of steer invert keeps to one."
         )
-    return cat([einsum("gkd,k->gd", z, z.new_tensor(weights)), told], dim=1)
+    sums = einsum("gkd,k->gd", z, z.new_tensor(weights))
+    if not sums.isfinite().all():
+        raise InputError(f"expected weights that give finite codes, got {list(weights)}.")
+    return cat([sums, told], dim=1)
 
 
 def combined(names: Sequence[str], weights: Sequence[float]) -> list[str]:

@@ -125,7 +125,7 @@ def test_mistakes(steer: Steer, arguments, words, monkeypatch, tmp_path) -> None
 
 def test_too_few_pictures(steer: Steer, tiny: Path) -> None:
     ended = steer("embed", "sprites", "sprites-grey", "-n", 9, "--model", tiny)
-    refused(ended, "expected 10 or more pictures in sprites, got 9.")
+    refused(ended, "'-n'", "10", "9")
 
 
 def test_no_map_among_the_pictures(steer: Steer, tiny: Path, photos: Path) -> None:

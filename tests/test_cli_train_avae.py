@@ -63,6 +63,9 @@ def test_an_lsr_gan_reads_with_a_vae(steer: Steer, album: Path, tmp_path: Path) 
         (("--objective", "vae", "--sigma", "both"), ("shared or picture", "both")),
         (("--size", 24), ("2^k x 2^k", "24x24")),
         (("-o", "-"), ("a folder for -o", "a pipe")),
+        (("--beta", "inf"), ("a finite number for --beta", "inf")),
+        (("--rate", "nan"), ("--rate", "nan")),
+        (("--vae", "x", "--beta", 2), ("no --beta with --vae x",)),
     ],
 )
 def test_what_is_refused(
@@ -77,3 +80,17 @@ def test_the_shape_of_a_procedural_set_is_its_own(steer: Steer, tmp_path: Path) 
     refused(
         steer("train-avae", "sprites", "--size", 32, "-o", tmp_path / "out"), "sprites", "--size"
     )
+
+
+def test_a_folder_is_what_it_holds(steer: Steer, album: Path, tmp_path: Path) -> None:
+    """A run goes on with the encoder it was begun with, wherever that lies, and with no other."""
+    vae = ("--objective", "vae", "--sigma", "picture")
+    for seed in (0, 1):
+        place = ("-o", tmp_path / f"v{seed}", "--seed", seed)
+        assert steer("train-avae", album, *place, *RUN, *vae).status == 0
+    lsr = ("train-avae", album, "-o", tmp_path / "l", *RUN, "--objective", "lsr-gan")
+    assert steer(*lsr, "--encoder", tmp_path / "v0").status == 0
+    assert str(tmp_path) not in (tmp_path / "l" / "README.md").read_text()
+    (tmp_path / "v0").rename(tmp_path / "moved")
+    assert steer(*lsr, "--encoder", tmp_path / "moved", "--resume").status == 0
+    refused(steer(*lsr, "--encoder", tmp_path / "v1", "--resume"), "other options (encoder)")

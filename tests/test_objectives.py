@@ -247,6 +247,12 @@ def test_an_encoder_must_fit(trained_vae, tmp_path):
         made("lsr-gan", encoder=str(gan))
     with pytest.raises(InputError, match="expected an encoder of 5 latents"):
         made("lsr-gan", Blocks(SHAPE, 5, 0, 4), encoder=str(trained_vae))
+    with pytest.raises(InputError, match=r"with --sigma shared for --vae, .* one for each picture"):
+        made("avae", vae_from=str(trained_vae))
+    bigan = str(run(tmp_path / "bigan", made("bigan"), "bigan"))
+    for kind, option in (("avae", "vae_from"), ("vae", "start"), ("lsr-gan", "encoder")):
+        with pytest.raises(InputError, match=r"train-avae --objective vae.*, .* is of bigan\."):
+            made(kind, **{option: bigan})
     with pytest.raises(InputError, match="--encoder FOLDER"):
         made("lsr-gan")
     with pytest.raises(InputError, match="expected no xi for bigan"):
@@ -400,3 +406,38 @@ def test_the_encoder_of_a_bigan_gives_points(tmp_path):
     assert torch.equal(loaded.encode(pictures), mean) and (log_variance == -math.inf).all()
     found = embed(loaded, procedural(Small(), 12), 12)
     assert found.kl is None and found.means.isfinite().all()
+
+
+def test_in_bfloat16_a_step_uses_the_weights_that_it_has_made(tmp_path):
+    """The generator is judged by the critic as it is after its update, not by a copy of before."""
+    gan, seen = made("gan", rate=0.05), []
+    assert isinstance(gan, GAN)
+    gan.critic[0].register_forward_hook(
+        lambda layer, inputs, out: seen.append(
+            (out.detach().float(), conv2d(inputs[0], layer, torch.bfloat16).float())
+        )
+    )
+    run(tmp_path / "run", gan, "gan", bf16=True, steps=2)
+    assert len(seen) == 6
+    for out, again in seen:
+        torch.testing.assert_close(out, again, atol=0, rtol=0)
+
+
+def conv2d(pictures: torch.Tensor, layer: nn.Module, kind: torch.dtype) -> torch.Tensor:
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        weight, bias = layer.weight.to(kind), layer.bias.to(kind)
+        return nn.functional.conv2d(pictures.to(kind), weight, bias, layer.stride, layer.padding)
+
+
+def test_the_codes_of_a_vae_are_its_means(tmp_path):
+    """Its decoder was trained on those, collapsed latents or not."""
+    folder = run(tmp_path / "run", made("vae"), "vae")
+    loaded, pictures = generators.load(str(folder), device="cpu"), torch.rand(3, *SHAPE)
+    with torch.no_grad():
+        loaded.encoder.log_sigma.fill_(0.0)
+    assert torch.equal(loaded.encode(pictures), loaded.posterior(pictures)[0])
+
+
+def test_layers_of_too_many_channels():
+    with pytest.raises(InputError, match="expected 65536 channels or fewer in every layer"):
+        widths(PictureShape(1, 65536, 65536), 65536)

@@ -76,6 +76,12 @@ def test_it_is_the_area_of_falling_precision(cases):
 
 
 def test_lists_that_do_not_belong_together():
+    nothing = torch.full((1, 4), torch.nan)
+    for boxes, scores, wanted in (
+        (BOX, torch.ones(2), BOX), (nothing, torch.ones(1), BOX), (BOX, torch.ones(1), nothing)
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="a score for each box of picture 0 and no NaN"):
+            average_precision([boxes], [scores], [wanted])
     with pytest.raises(InputError, match="as many pictures, got 1, 2 and 1"):
         average_precision([BOX], [torch.ones(1)] * 2, [BOX])
 

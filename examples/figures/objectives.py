@@ -101,14 +101,13 @@ def trained(kind: str, seed: int, given: Namespace) -> Path:
         name: given.out / f"{run}-{seed}" for name, run in (("vae", "vae"), ("each", "vae-each"))
     }
     out = given.out / f"{kind}-{seed}"
-    sizes = f"--size {given.size} --width {given.width} --latent {given.latent}"
     betas = {"beta": given.beta, "ten_beta": 10 * given.beta}
-    how = f"--steps {given.steps} --rate {given.rate} --seed {seed} --every 500 --resume -q"
-    how += " --bf16" * given.bf16
-    command = (
-        f"train-avae {given.train} {KINDS[kind].format(**runs, **betas)} {sizes} {how} -o {out}"
-    )
-    app(command.split(), standalone_mode=False)
+    kinds = [word.format(**runs, **betas) for word in KINDS[kind].split()]
+    sizes = {"size": given.size, "width": given.width, "latent": given.latent, "seed": seed,
+             "steps": given.steps, "rate": given.rate, "every": 500}  # fmt: skip
+    how = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    flags = ["--resume", "-q", "-o", str(out), *["--bf16"] * given.bf16]
+    app(["train-avae", given.train, *kinds, *how, *flags], standalone_mode=False)
     return out
 
 
@@ -129,10 +128,13 @@ class Judge:
         return describe(pictures_at([self.given.train], 0), [self.extractor]).seen[0].features
 
     def __call__(self, run: Path) -> dict[str, float]:
-        kept = run / "scores.json"
-        if not kept.exists():
-            save_json(kept, self.scores(run))
-        return json.loads(kept.read_text())
+        kept, how = run / "scores.json", {"samples": self.given.samples, "pairs": self.given.pairs,
+                                          "extractor": self.extractor.name}  # fmt: skip
+        before = json.loads(kept.read_text()) if kept.exists() else {}
+        if before.get("how") != how:
+            before = {"how": how, "scores": self.scores(run)}
+            save_json(kept, before)
+        return before["scores"]
 
     @torch.no_grad()
     def scores(self, run: Path) -> dict[str, float]:

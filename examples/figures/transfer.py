@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def chosen(given: Namespace, seed: int) -> Path:
     """A folder of a few of the pictures."""
     folder = given.out / f"pictures-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     for i, path in enumerate(random.Random(seed).sample(find_images([given.pictures]), given.few)):  # noqa: S311
         shutil.copyfile(path, folder / f"{i}{path.suffix}")

@@ -29,7 +29,7 @@ def command(
         ),
     ],
     model: Model = "sprites",
-    n: Annotated[int, typer.Option("-n", min=1, help="Pictures drawn from each set.")] = 500,
+    n: Annotated[int, typer.Option("-n", min=10, help="Pictures drawn from each set.")] = 500,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="PNG of the codes' t-SNE map, by set.")
     ] = None,
@@ -84,9 +84,10 @@ def _refuse(sets: list[str], out: Path | None) -> None:
     """InputError for sets that cannot be compared, and a map that cannot be written."""
     if len(sets) < 2:
         raise InputError(f"expected two or more sets of pictures, got {len(sets)}.")
-    for text in sets:
-        if sets.count(text) > 1:
-            raise InputError(f"expected each set once, got {text} {sets.count(text)} times.")
+    places = [Path(text).resolve() for text in sets]
+    for text, place in zip(sets, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"expected each set once, got {text} {places.count(place)} times.")
     if out is None:
         return
     if str(out) == "-":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +81,7 @@ def command(
     import torch
 
     from steer.datasets import is_procedural
-    from steer.generators import PictureShape
+    from steer.generators import PictureShape, load
     from steer.training.objectives import Blocks, objectives
     from steer.training.team import Team
 
@@ -95,7 +96,13 @@ def command(
         "start": start, "encoder": encoder, "weight": weight, "rate": rate, "average": average,
     }  # fmt: skip
     takes = inspect.signature(build).parameters
-    refuse_given(context, tuple(given.keys() - takes.keys()), f"for the objective {objective}")
+    without = tuple(name for name in given if name not in takes)
+    refuse_given(context, without, f"for the objective {objective}")
+    if vae_from:
+        refuse_given(context, ("beta",), f"with --vae {vae_from}, which stays as it is")
+    for flag, value in (("beta", beta), ("gamma", gamma), ("lambda", weight), ("rate", rate)):
+        if not math.isfinite(value):
+            raise InputError(f"expected a finite number for --{flag}, got {value}.")
     trained: dict[str, Any] = {name: value for name, value in given.items() if name in takes}
     dataset, left_out = open_data(data, size, channels)
     chosen: dict[str, Any] = {
@@ -108,4 +115,10 @@ def command(
     picture = PictureShape(*dataset.shape)
     blocks = Blocks(picture, latent, xi, width, team.device, shared=team.count > 1)
     what = build(blocks, **trained)
+    # a folder is what it holds, wherever it lies
+    for name in ("vae_from", "start", "encoder"):
+        if trained.get(name):
+            trained[name] = load(trained[name], device="cpu").identity()["checksum"]
+    if vae_from:
+        del trained["beta"]
     run(what, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_, team)

@@ -178,7 +178,9 @@ def _started(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.
                 f"expected a vae of pictures {list(shape)} for --from, {start} holds "
                 f"{before.family} of {list(before.picture)}."
             )
-        vae = before.requires_grad_(True)
+        vae = VAE(before.picture, *(before.config[name] for name in SIZES))
+        vae.load_state_dict(before.state_dict())
+        chosen["start"] = before.identity()["checksum"]
     return vae.to(device).to(memory_format=torch.channels_last)
 
 

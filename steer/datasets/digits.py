@@ -95,6 +95,8 @@ def read_digits(source: str) -> Tensor:
 
     Raises InputError where there is none, one is empty or larger, or the file is damaged.
     """
+    if not source:
+        raise InputError("expected multi-mnist:FILE, got no file.")
     path = Path(source)
     if path.is_dir():
         pictures = {str(file): read_image(file).mean(0).numpy() for file in find_images([path])}

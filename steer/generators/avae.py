@@ -88,6 +88,8 @@ class AVAE(Generator):
         }
         self.decoder = up(picture, latent + xi, width)
         self.exact = exact
+        #: That of `steer train-avae` which it was trained by, where that is known.
+        self.objective = ""
         self.encoder = posterior(picture, latent, width, encoder) if encoder else None
 
     def forward(self, z: Tensor) -> Tensor:
@@ -110,6 +112,8 @@ class AVAE(Generator):
         if self.encoder is None:
             return None
         mean, log_sigma = self.encoder(2 * pictures - 1)
+        if self.objective == "vae":
+            return mean  # what its decoder was trained on
         return completed(mean, log_sigma, self.latent.sample(1), self.exact)
 
     @classmethod
@@ -123,6 +127,8 @@ class AVAE(Generator):
         options = _described(checkpoint)
         with planned():
             avae = cls(**options)
+        trained = checkpoint.config.get("trained")
+        avae.objective = str(trained.get("objective", "")) if isinstance(trained, dict) else ""
         fill(avae, checkpoint.state, checkpoint.origin)
         return avae
 
@@ -183,7 +189,13 @@ def widths(picture: PictureShape, width: int) -> list[int]:
         raise InputError(
             f"expected pictures of 2^k x 2^k, 16 or more, got {picture.height}x{picture.width}."
         )
-    return [width << i for i in range((side // CORE).bit_length() - 1)]
+    channels = [width << i for i in range((side // CORE).bit_length() - 1)]
+    if channels[-1] > LARGEST:
+        raise InputError(
+            f"expected {LARGEST} channels or fewer in every layer, a width of {width} for pictures "
+            f"of {side}x{side} makes {channels[-1]}."
+        )
+    return channels
 
 
 def up(picture: PictureShape, latent: int, width: int) -> nn.Sequential:

@@ -20,6 +20,14 @@ LARGEST = 1 << 16
 NORMAL_99 = 2.5758
 
 
+class Sigmoid(nn.Sigmoid):
+    """In float32 whatever comes in: in bfloat16 all above a logit of 6.5 would be 1, and stay."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Numbers in (0, 1)."""
+        return super().forward(input.float())
+
+
 class VAE(Generator):
     """Convolutional VAE (table 4.2 of the thesis; the same shape as `disvae`'s).
 
@@ -77,7 +85,7 @@ class VAE(Generator):
                 *_dense([latent, *reversed(sizes)]),
                 nn.Unflatten(1, core),
                 *_transposed_convolutions([*reversed(widths), picture.channels]),
-                nn.Sigmoid(),
+                Sigmoid(),
             )
         )
         self.apply(_initialise)
@@ -237,7 +245,7 @@ def _broadcast_decoder(picture: PictureShape, latent: int, width: int, grid: int
         *(nn.Conv2d(width, width, 1), nn.ReLU()),
         *(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()),
         *_transposed_convolutions([*narrowing, picture.channels]),
-        nn.Sigmoid(),
+        Sigmoid(),
     )
 
 

@@ -27,7 +27,7 @@ def average_precision(
 
     Boxes of all pictures take the best one left in the order of their scores; precision is made to
     fall, as in the PASCAL VOC since 2010. Coordinates are left, top, right, bottom. NaN where
-    nothing is wanted. Raises InputError for lists that do not belong together.
+    nothing is wanted. Raises InputError for lists that do not belong together, and boxes of NaN.
 
     >>> box = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     >>> average_precision([box], [torch.ones(1)], [box + 0.1], [0.4, 0.5])
@@ -40,6 +40,13 @@ def average_precision(
             f"expected boxes, scores and boxes wanted of as many pictures, got {len(boxes)}, "
             f"{len(scores)} and {len(wanted)}."
         )
+    for i, (b, s, w) in enumerate(zip(boxes, scores, wanted, strict=True)):
+        if len(b) != len(s) or b.isnan().any() or w.isnan().any():
+            raise InputError(
+                f"expected a score for each box of picture {i} and no NaN in boxes, got {len(b)} "
+                f"boxes and {len(s)} scores."
+            )
+    boxes, scores, wanted = ([each.cpu() for each in part] for part in (boxes, scores, wanted))
     overlaps = [box_iou(b, w) for b, w in zip(boxes, wanted, strict=True)]
     total = sum(map(len, wanted))
     if not total:
@@ -98,7 +105,7 @@ def foreground_rand(found: Tensor, wanted: Tensor) -> float:
 
     each = [
         adjusted_rand_score(truth[truth > 0].numpy(), labels[truth > 0].numpy())
-        for labels, truth in zip(found, wanted, strict=True)
+        for labels, truth in zip(found.cpu(), wanted.cpu(), strict=True)
         if (truth > 0).any()
     ]
     return sum(each) / len(each) if each else math.nan

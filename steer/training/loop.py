@@ -62,8 +62,9 @@ class Objective(Protocol):
         """Takes up what `state_dict` gave."""
         ...
 
-    def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
-        """Writes the generator as a folder that `--model` loads; `pictures` are of the data."""
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
+        """Writes the generator as a folder that `--model` loads; `pictures` draws some of the
+        data."""
         ...
 
 
@@ -109,7 +110,8 @@ def train(
         team.join(optimiser)
     since = time.perf_counter()
     for step, pictures in batches(dataset, range(start, steps), batch, seed, team):
-        with torch.autocast(team.device.type, torch.bfloat16, enabled=bf16):
+        # no cache: a step uses weights again after it has changed them
+        with torch.autocast(team.device.type, torch.bfloat16, bf16, cache_enabled=False):
             stats = objective.step(pictures, step, team.noise(seed * 1_000_003 + step))
         stats = team.mean(stats)
         _require_finite(stats, step + 1, folder)
@@ -121,8 +123,8 @@ def train(
             write_png(folder / "preview.png", objective.preview(pictures[:10]))
             _checkpoint(objective, folder, step + 1)
     if team.leads:
-        seen = dataset.pictures(batch_indices(dataset, 0, EXPORT_PICTURES, seed))
-        objective.export(folder, options, seen.to(team.device))
+        seen = batch_indices(dataset, 0, EXPORT_PICTURES, seed)
+        objective.export(folder, options, lambda: dataset.pictures(seen).to(team.device))
         (folder / STATE).unlink(missing_ok=True)
     team.wait()
     return folder
@@ -171,9 +173,7 @@ def _prepare(
         return None
     step = 0
     if begun:
-        saved = _state_of(folder)
-        objective.load_state_dict(saved["objective"])
-        step = saved["step"]
+        step = _taken_up(objective, folder)
     team.wait()  # until all have read what is there
     if team.leads:
         make_folder(folder)
@@ -208,11 +208,13 @@ def _options_of(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / OPTIONS} is damaged: expected the run's options.") from error
 
 
-def _state_of(folder: Path) -> dict[str, Any]:
+def _taken_up(objective: Objective, folder: Path) -> int:
+    """The step of the checkpoint, with which the objective goes on."""
+    data = io.BytesIO(read_whole(folder / STATE))
     try:
-        return torch.load(
-            io.BytesIO(read_whole(folder / STATE)), map_location="cpu", weights_only=True
-        )
+        saved = torch.load(data, map_location="cpu", weights_only=True)
+        objective.load_state_dict(saved["objective"])
+        return int(saved["step"])
     except TORCH_ERRORS as error:
         raise InputError(
             f"{folder / STATE} is damaged: delete it to begin this run anew."
@@ -253,6 +255,11 @@ def _cut_log(folder: Path, step: int) -> None:
     """Drops lines that an interrupted run wrote after its last checkpoint."""
     text = read_whole(folder / LOG).decode() if (folder / LOG).exists() else ""
     # a killed run may leave half a line at the end, which is of a later step
-    lines = text.splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{folder / LOG} is damaged: expected the log of a run, delete it to go on without."
+        ) from error
     write_atomically(folder / LOG, "".join(kept).encode())

@@ -69,24 +69,30 @@ class Blocks:
         features = trunk(torch.zeros(2, *self.picture)).shape[1]
         return self._placed(Pairs(trunk, features, self.dim))
 
-    def trained(self, folder: str) -> Trained:
-        """A generator with an encoder that was trained before, of this shape and as many latents.
+    def trained(self, folder: str, *kinds: str) -> Trained:
+        """A generator with an encoder that was trained before, by one of the objectives `kinds`, of
+        this shape and as many latents.
 
         Raises InputError for another one.
         """
         found = load(folder, device=str(self.device))
         if not isinstance(found, Trained) or found.encoder is None:
             raise InputError(f"expected a folder of train-avae with an encoder, {folder} has none.")
+        if found.objective not in kinds:
+            raise InputError(
+                f"expected a folder of train-avae --objective {' or '.join(kinds)}, {folder} is of "
+                f"{found.objective or 'another command'}."
+            )
         latent = found.config["latent"]
         if (tuple(found.picture), latent) != (tuple(self.picture), self.latent):
             raise InputError(
                 f"expected an encoder of {self.latent} latents for pictures {list(self.picture)}, "
                 f"{folder} has {latent} for {list(found.picture)}."
             )
-        return found
+        return self._placed(found)
 
     def _placed(self, network: Network) -> Network:
-        if self.shared:
+        if self.shared and any(weight.requires_grad for weight in network.parameters()):
             if torch.device(self.device).type != "cuda":
                 raise InputError(
                     "expected GPUs for several processes: the batch norms of these networks go "
@@ -116,7 +122,7 @@ def vae(
         raise InputError(f"expected standard deviations shared or picture, got {sigma!r}.")
     posterior, decoder = blocks.posterior(sigma), blocks.decoder()
     if start:
-        before = blocks.trained(start)
+        before = blocks.trained(start, "vae")
         assert before.encoder is not None
         _require_alike(before, blocks.width, sigma, start)
         posterior.load_state_dict(before.encoder.state_dict())
@@ -150,8 +156,13 @@ def avae(
 ) -> AVAE:
     """All four; `vae_from` is a folder of `vae`, whose networks stay as they are."""
     if vae_from:
-        before = blocks.trained(vae_from)
+        before = blocks.trained(vae_from, "vae")
         assert before.encoder is not None
+        if before.encoder.spread != "shared":
+            raise InputError(
+                f"expected a vae with --sigma shared for --vae, {vae_from} has one for each "
+                f"{before.encoder.spread}."
+            )
         pair = VAE(
             before.encoder.requires_grad_(False), before.decoder.requires_grad_(False), rate=rate
         )
@@ -198,7 +209,7 @@ def lsr_gan(
     """A GAN that the encoder of a folder, `encoder`, reads."""
     if encoder is None:
         raise InputError("expected --encoder FOLDER for lsr-gan: a VAE that was trained before.")
-    frozen = blocks.trained(encoder).encoder
+    frozen = blocks.trained(encoder, "vae", "avae").encoder
     assert frozen is not None
     parts = frozen, blocks.generator(), blocks.critic()
     return LSRGAN(*parts, blocks.dim, rate=rate, average=average, weight=weight)

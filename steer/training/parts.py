@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Parts(ABC):
     def result(self) -> tuple[nn.Module, Posterior | None]:
         """The generator's network, and the encoder, where there is one."""
 
-    def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
         """Writes `config.json`, `model.safetensors` and the card."""
         network, encoder = self.result()
         spread = "" if encoder is None else encoder.spread

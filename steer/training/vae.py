@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,16 @@ class BetaVAE:
         eps = noise.normal(*mean.shape)
         z = mean + eps * (log_variance / 2).exp()
         drawn = self.vae(z).float()
-        if not drawn.isfinite().all():
-            return {"reconstruction": math.nan, "divergence": math.nan}
-        reconstruction = self.reconstruction(drawn, pictures)
+        # other processes, if there are any, wait for this one's gradients: it goes on to the end
+        broken = not drawn.isfinite().all()
+        reconstruction = self.reconstruction(drawn.nan_to_num(0.5, 1.0, 0.0), pictures)
         divergence = (log_variance.exp() + mean**2 - log_variance - 1).sum() / 2 / len(pictures)
         weight = self.beta * min(1.0, (step + 1) / max(self.warm_up, 1))
         self.optimiser.zero_grad(set_to_none=True)
         (reconstruction + weight * divergence).backward()
         self.optimiser.step()
-        return {"reconstruction": reconstruction.item(), "divergence": divergence.item()}
+        found = math.nan if broken else reconstruction.item()
+        return {"reconstruction": found, "divergence": divergence.item()}
 
     def reconstruction(self, pictures: Tensor, targets: Tensor) -> Tensor:
         """Negative log likelihood in nats per picture, up to a constant."""
@@ -106,9 +107,9 @@ class BetaVAE:
         self.vae.load_state_dict(state["vae"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def export(self, folder: Path, options: dict[str, Any], pictures: Tensor) -> None:
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
         """Standardises the codes, then writes `config.json`, `model.safetensors` and the card."""
-        self.vae.standardise(pictures)
+        self.vae.standardise(pictures())
         config = {**self.vae.config, "trained": options}
         card = CARD.format(options=json.dumps(options, indent=2, sort_keys=True))
         save_checkpoint(folder, config, self.vae.state_dict(), card)

@@ -42,7 +42,9 @@ class VAEGAN(GAN):
         judged = [self.critic(each.detach()) for each in (redrawn, fake)]
         critic = told_apart(self.critic(real), torch.cat(judged))
         self.update("critic", critic)
-        seen, wanted = self.features(redrawn), self.features(real).detach()
+        seen = self.features(redrawn)
+        with torch.no_grad():
+            wanted = self.features(real)
         error, divergence = bound(seen, wanted, mean, log_sigma)
         realism = (self.judge(seen).float().mean() + self.critic(fake).float().mean()) / 2
         self.update("encoder", error + self.beta * divergence, more=True)
