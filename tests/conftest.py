@@ -27,3 +27,14 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs ../shared/data beside the checkout")
     return folder
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Adds `thing` to a registry under `name`, for the length of the test."""
+
+    def add(registry, name, thing) -> None:
+        monkeypatch.setitem(registry._entries, name, lambda: thing)
+        monkeypatch.setitem(registry._loaded, name, thing)
+
+    return add

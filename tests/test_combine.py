@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,9 @@ class Told(Generator):
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Path:
+def told(tmp_path: Path, listed: Callable[..., None]) -> Path:
     """Six codes of `told`, three of each of two classes."""
-    if "told" not in generators:
-        generators.register("told", Told)
+    listed(generators, "told", Told)
     z = torch.tensor([[1.0, 2], [3, 4], [2, 1], [0, 1], [1, 1], [0, 0]])
     classes = torch.eye(3)[[2, 2, 2, 0, 0, 0]]
     return latents(torch.cat([z, classes], dim=1), "told", tmp_path / "told.safetensors")

@@ -104,12 +104,12 @@ def test_only_the_beginning_of_a_card_is_read(tmp_path, before, behind):
     assert ("license" in front_matter(tmp_path / "made")) == (not before)
 
 
-def test_a_registered_name_brings_its_licence_and_says_it(tmp_path, monkeypatch):
+def test_a_registered_name_brings_its_licence_and_says_it(tmp_path, monkeypatch, listed):
     original = published.biggan_deep_folder(tmp_path / "original")
     known = Known(
         str(original), "biggan-deep", PictureShape(3, 16, 16), 12, "Do as you like.", "mit"
     )
-    monkeypatch.setitem(generators._entries, "wild", lambda: known)
+    listed(generators, "wild", known)
     monkeypatch.setattr(conversion, "cached", lambda origin: False)
     said: list[str] = []
     convert("wild", tmp_path / "made", said.append)
@@ -176,17 +176,17 @@ class Remembering(Forgetful):
 
 
 @pytest.fixture
-def forgetful(monkeypatch):
-    monkeypatch.setitem(families._entries, "forgetful", lambda: Forgetful)
+def forgetful(listed):
+    listed(families, "forgetful", Forgetful)
 
 
 @pytest.mark.usefixtures("forgetful")
-def test_a_family_that_reads_something_else_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setitem(generators._entries, "odd", lambda: lambda: Remembering(0.25))
+def test_a_family_that_reads_something_else_is_noticed(tmp_path, listed):
+    listed(generators, "odd", lambda: Remembering(0.25))
     with pytest.raises(InputError, match="its pictures come out different"):
         convert("odd", tmp_path / "made")
     assert not (tmp_path / "made").exists()
-    monkeypatch.setitem(generators._entries, "even", lambda: Remembering)
+    listed(generators, "even", Remembering)
     assert convert("even", tmp_path / "made")["family"] == "forgetful"
 
 

@@ -172,9 +172,9 @@ class FourClasses(TwoLevels):
 
 
 @pytest.fixture
-def known(monkeypatch):
-    monkeypatch.setitem(generators._entries, "two-levels", lambda: TwoLevels)
-    monkeypatch.setitem(generators._entries, "four-classes", lambda: FourClasses)
+def known(listed):
+    listed(generators, "two-levels", TwoLevels)
+    listed(generators, "four-classes", FourClasses)
 
 
 def test_norms_lie_in_the_level_that_moves_the_picture(figure, known):

@@ -376,11 +376,11 @@ def test_an_option_that_no_named_loss_takes_is_refused() -> None:
         parse_loss("blurred-mse", 64, sigma=1.0, backbone="vgg16.tv_in1k")
 
 
-def test_a_plugins_factory_is_handed_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_factory_is_handed_what_it_names(listed: Callable[..., None]) -> None:
     def tall(height: int) -> Callable[..., Tensor]:
         return lambda pictures, targets, defined: height * mse(pictures, targets, defined)
 
-    monkeypatch.setitem(losses._entries, "tall", lambda: tall)
+    listed(losses, "tall", tall)
     pictures, targets = pair(2, 3, 5, 5)
     value = parse_loss("tall:0.5+mse", 5)(pictures, targets)
     torch.testing.assert_close(value, 3.5 * mse(pictures, targets))

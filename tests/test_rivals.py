@@ -171,10 +171,9 @@ class Counting(Intensity):
 
 
 @pytest.fixture
-def counting(monkeypatch):
+def counting(monkeypatch, listed):
     """`--measure counting`, at 0."""
-    monkeypatch.setattr(finders, "_loaded", {**finders._loaded, "counting": Counting})
-    monkeypatch.setattr(finders, "_entries", {**finders._entries, "counting": lambda: Counting})
+    listed(finders, "counting", Counting)
     monkeypatch.setattr(Counting, "seen", 0)
     return Counting
 

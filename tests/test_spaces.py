@@ -101,8 +101,8 @@ def test_a_condition_stays_among_the_classes(told):
         ({"space": "v"}, r"expected a space z, w, w\+, got 'v'"),
     ],
 )
-def test_settings_that_are_not_there(options, said, monkeypatch):
-    monkeypatch.setitem(generators._entries, "told", lambda: Told)
+def test_settings_that_are_not_there(options, said, listed):
+    listed(generators, "told", Told)
     with pytest.raises(InputError, match=said):
         load("told", "cpu", **options)
 
@@ -358,13 +358,13 @@ def test_other_options_have_a_typical_set_of_their_own(home):
 
 
 @pytest.mark.parametrize(("classes", "numbers"), [("12", (12,)), (3, (3,)), (["4", 2], (4, 2))])
-def test_classes_are_one_or_several(monkeypatch, classes, numbers):
+def test_classes_are_one_or_several(listed, classes, numbers):
     class Many(Told):
         def __init__(self):
             super().__init__()
             self.condition = Condition(torch.randn(20, 3))
 
-    monkeypatch.setitem(generators._entries, "many", lambda: Many)
+    listed(generators, "many", Many)
     assert load("many", "cpu", classes=classes).classes == numbers
 
 
