@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+import torch
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from steer.disk import write_atomically
@@ -23,6 +24,8 @@ from steer.registry import first_few
 
 GAP, MARGIN = 8, 16
 INK, FADED, HAIRLINE, ABSENT = "#222222", "#666666", "#d5d5d5", "#eeeeee"
+#: Colours of what is numbered, that people who see few colours tell apart (Okabe and Ito 2008).
+OUTLINES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
 
 
 def grid(
@@ -86,6 +89,39 @@ def side_by_side(
         rows += [list(originals[line]), list(reconstructions[line])]
         marks += [[""] * len(texts[line]), texts[line]]
     return grid(rows, ["original", "reconstruction"] * (len(rows) // 2), marks=marks)
+
+
+def outlined(picture: Tensor, corners: Sequence[Sequence[tuple[float, float]]]) -> Tensor:
+    """A picture [C, H, W], enlarged to 256 pixels or more, with numbered polygons over it.
+
+    `corners` are those of each polygon, across and down in fractions of the sides.
+
+    >>> import torch
+    >>> outlined(torch.zeros(3, 64, 64), [[(0.1, 0.1), (0.5, 0.1), (0.3, 0.5)]]).shape
+    torch.Size([3, 256, 256])
+    """
+    image = to_pillow(picture).convert("RGB")
+    image = _enlarged(image, math.ceil(256 / max(image.size)))
+    draw, font = ImageDraw.Draw(image), _font(14)
+    for number, polygon in enumerate(corners):
+        colour = OUTLINES[number % len(OUTLINES)]
+        points = [(x * image.width, y * image.height) for x, y in polygon]
+        draw.line([*points, points[0]], colour, width=2)
+        x, y = min(points, key=lambda point: (point[1], point[0]))
+        draw.text((x + 2, y + 1), str(number), colour, font, stroke_width=2, stroke_fill=INK)
+    return planes(np.asarray(image))
+
+
+def coloured(labels: Tensor) -> Tensor:
+    """Labels [H, W] from 0 as a picture [3, H, W]: 0 white, others in the colours of `outlined`.
+
+    >>> import torch
+    >>> coloured(torch.eye(2).long())[:, 0, 1].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    colours = [ImageColor.getrgb(name) for name in ("#ffffff", *OUTLINES)]
+    which = torch.where(labels > 0, (labels - 1) % len(OUTLINES) + 1, 0)
+    return torch.tensor(colours)[which].permute(2, 0, 1) / 255
 
 
 def _check_count(what: str, given: Sequence | Tensor | None, wanted: int) -> None:

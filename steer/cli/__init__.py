@@ -13,6 +13,7 @@ from steer import __version__
 from steer.cli import (
     compare,
     convert,
+    decompose,
     embed,
     evaluate,
     fit_direction,
@@ -54,6 +55,7 @@ for module in (
     score,
     embed,
     show,
+    decompose,
     train_avae,
     train_vae,
     convert,

@@ -96,6 +96,26 @@ def command(
     shard: Annotated[
         int, typer.Option(min=1, help="Items in a part of a folder: what an interruption may cost.")
     ] = 64,
+    scene_file: Annotated[
+        str | None, typer.Option("--scene", help="Scene of decompose, or - for a pipe.")
+    ] = None,
+    move: Annotated[
+        list[str],
+        typer.Option("--move", help="NUMBER:X,Y moves an object, in fractions of the sides."),
+    ] = [],  # noqa: B006
+    scale: Annotated[
+        list[str], typer.Option("--scale", help="NUMBER:FACTOR makes an object larger.")
+    ] = [],  # noqa: B006
+    rotate: Annotated[
+        list[str], typer.Option("--rotate", help="NUMBER:DEGREES turns it, counter-clockwise.")
+    ] = [],  # noqa: B006
+    depth: Annotated[
+        list[str], typer.Option("--depth", help="NUMBER:AMOUNT brings it nearer, below 0 farther.")
+    ] = [],  # noqa: B006
+    copy: Annotated[
+        list[str], typer.Option("--copy", help="NUMBER:X,Y puts it there once more.")
+    ] = [],  # noqa: B006
+    remove: Annotated[list[int], typer.Option("--remove", help="NUMBER takes it away.")] = [],  # noqa: B006
     resume: Resume = False,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=100, help="Of an animation.")] = 10,
     batch: Batch = 64,
@@ -110,8 +130,18 @@ def command(
     names of the properties to set. A folder is a data set, of any length, that torchvision's
     ImageFolder and Hugging Face's imagefolder read; manifest.json says what came out.
 
+    With --scene, objects are moved, scaled, rotated, brought nearer, copied and removed, in this
+    order, by their numbers in the scene's file, and one picture is drawn.
+
     Example: steer sample -n 8 | steer render --set translate-x=0.2 --exact - > grid.png
     """
+    edits = {"move": move, "scale": scale, "rotate": rotate, "depth": depth, "copy": copy}
+    if scene_file is not None:
+        from steer.cli.scenes import render_scene
+
+        render_scene(context, scene_file, {**edits, "remove": remove}, out, model, device, json_)
+        return
+    refuse_given(context, (*edits, "remove"), "without --scene, whose objects they change")
     # parse
     if source is None and latents is None:
         options.note_unread_pipe()

@@ -22,7 +22,7 @@ NAME = "show"
 
 def command(
     file: Annotated[
-        str, typer.Argument(help="Latents, trajectories or a direction; - for a pipe.")
+        str, typer.Argument(help="Latents, trajectories, a direction or a scene; - for a pipe.")
     ],
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="PNG of what can be drawn, or - for a pipe.")
@@ -34,25 +34,34 @@ def command(
 
     Example: steer show translate-x.safetensors -o translate-x.png
     """
-    from steer.disk import flat, write_atomically, write_stdout
-    from steer.files import load
+    from steer.disk import flat, read_stdin, write_atomically, write_stdout
+    from steer.files import load, unpack
 
     if out is not None:
         options.check_place(out, (".png",))
         options.refuse_json_on_stdout(json_, out)
-    artefact = load(file)
+    data = read_stdin() if file == "-" else None
+    if file.lower().endswith(".json") or (data or b"").startswith(b"{"):
+        from steer.cli import scenes
+        from steer.scenes.scene import load_scene, parse_scene
+
+        scene = load_scene(file) if data is None else parse_scene(data, "standard input")
+        kind, summary = "scene", scenes.describe(scene)
+        drawn = scenes.annotated(scene, device) if out is not None else b""
+    else:
+        artefact = load(file) if data is None else unpack(data, "standard input")
+        kind, summary = artefact.kind, describe(artefact)
+        drawn = _png(artefact, device) if out is not None else b""
+    if out == "-":
+        write_stdout(drawn)
+        return
     if out is not None:
-        drawn = _png(artefact, device)
-        if out == "-":
-            write_stdout(drawn)
-            return
         write_atomically(Path(out), drawn)
-    summary = describe(artefact)
     if json_:
         options.print_json(summary)
         return
     rows = [(key, _text(value)) for key, value in flat(summary).items()]
-    options.print_table(rows, title=f"{file}: {artefact.kind}")
+    options.print_table(rows, title=f"{file}: {kind}")
 
 
 def describe(artefact: Artefact) -> dict[str, Any]:

@@ -35,10 +35,7 @@ class Truth:
     def boxes(self) -> Tensor:
         """Left, top, right and bottom [B, N, 4] of what is seen of each object, as fractions of the
         picture's sides; NaN where there is none."""
-        sides = [_extent((self.masks > 0.5).any(dim)) for dim in (2, 3)]
-        (left, right), (top, bottom) = sides
-        boxes = torch.stack([left, top, right, bottom], dim=2)
-        return boxes.where(self.present[:, :, None], math.nan)
+        return tight(self.masks).where(self.present[:, :, None], math.nan)
 
     @property
     def labels(self) -> Tensor:
@@ -47,12 +44,28 @@ class Truth:
         return torch.where(most > 0.5, which + 1, 0)
 
 
+def tight(masks: Tensor, least: float = 0.5) -> Tensor:
+    """Left, top, right and bottom [..., 4], as fractions of the sides, of where masks [..., H, W]
+    are more than `least`; NaN where they are nowhere.
+
+    >>> masks = torch.zeros(2, 4, 8)
+    >>> masks[0, 1:3, 2:4] = 1
+    >>> tight(masks)
+    tensor([[0.2500, 0.2500, 0.5000, 0.7500],
+            [   nan,    nan,    nan,    nan]])
+    """
+    covered = masks > least
+    (left, right), (top, bottom) = (_extent(covered.any(dim)) for dim in (-2, -1))
+    found = torch.stack([left, top, right, bottom], dim=-1)
+    return found.where(covered.flatten(-2).any(-1, keepdim=True), math.nan)
+
+
 def _extent(covered: Tensor) -> tuple[Tensor, Tensor]:
-    """First place covered and the one after the last [B, N], as fractions, of [B, N, side]."""
-    places = torch.arange(covered.shape[2])
-    first = torch.where(covered, places, covered.shape[2]).amin(2)
-    last = torch.where(covered, places + 1, 0).amax(2)
-    return first / covered.shape[2], last / covered.shape[2]
+    """First place covered and the one after the last [...], as fractions, of [..., side]."""
+    side = covered.shape[-1]
+    places = torch.arange(side, device=covered.device)
+    first = torch.where(covered, places, side).amin(-1)
+    return first / side, torch.where(covered, places + 1, 0).amax(-1) / side
 
 
 def truth(alphas: Tensor, there: Tensor) -> Truth:

@@ -1,0 +1,128 @@
+"""Boxes in pictures: what lies inside them, and putting something there.
+
+A box is x, y, half its width, half its height, and its angle: lengths in fractions of the picture's
+sides, x to the right and y down from the middle of the picture, the angle in degrees,
+counter-clockwise. Inside it, places go from -1 to 1, u to the right and v down before it is turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+X, Y, WIDTH, HEIGHT, ANGLE = range(5)
+
+
+def glimpses(pictures: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """What boxes [B, m, 5] of pictures [B, C, H, W] show, [B, m, C, side, side]: a spatial
+    transformer (Jaderberg et al. 2015), bilinear, 0 outside of the picture.
+
+    >>> picture = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> glimpses(picture, torch.tensor([[[0.25, -0.25, 0.25, 0.25, 0.0]]]), 2)[0, 0, 0]
+    tensor([[2., 3.],
+            [6., 7.]])
+    """
+    count = boxes.shape[1]
+    u = (2 * torch.arange(side, device=boxes.device) + 1) / side - 1
+    p = u * boxes[..., WIDTH, None, None]
+    q = u[:, None] * boxes[..., HEIGHT, None, None]
+    cos, sin = _turn(boxes)
+    places = torch.stack(
+        [boxes[..., X, None, None] + cos * p + sin * q,
+         boxes[..., Y, None, None] - sin * p + cos * q], dim=-1
+    )  # fmt: skip
+    seen = grid_sample(pictures, 2 * places.flatten(1, 2).to(pictures.dtype), align_corners=False)
+    return seen.unflatten(2, (count, side)).transpose(1, 2)
+
+
+def project(shown: Tensor, boxes: Tensor, windows: Tensor, side: int, canvas: int) -> Tensor:
+    """`shown` [M, C, h, w] as it lies in its box [M, 5] on a canvas of `canvas` x `canvas` pixels:
+    the part [M, C, side, side] of it whose first pixel is `windows` [M, 2], column and row.
+
+    >>> shown = torch.ones(1, 1, 3, 3)
+    >>> box, corner = torch.tensor([[0.25, 0.25, 0.25, 0.25, 0.0]]), torch.tensor([[1, 1]])
+    >>> project(shown, box, corner, 3, 4)[0, 0].int()
+    tensor([[0, 0, 0],
+            [0, 1, 1],
+            [0, 1, 1]], dtype=torch.int32)
+    """
+    places = torch.arange(side, device=boxes.device) + 0.5
+    x = (windows[:, :1] + places)[:, None] / canvas - 0.5 - boxes[:, X, None, None]
+    y = (windows[:, 1:] + places)[:, :, None] / canvas - 0.5 - boxes[:, Y, None, None]
+    cos, sin = _turn(boxes)
+    u = (cos * x - sin * y) / boxes[:, WIDTH, None, None]
+    v = (sin * x + cos * y) / boxes[:, HEIGHT, None, None]
+    return grid_sample(shown, torch.stack([u, v], dim=-1).to(shown.dtype), align_corners=False)
+
+
+def windows(
+    boxes: Tensor, canvas: int, shown: int, least: int = 8
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Squares of pixels that what boxes [M, 5] show, of `shown` x `shown` pixels, lies in on a
+    canvas of `canvas` x `canvas`: sides (powers of two times `least`, or the canvas), which boxes
+    [m] have it, and its first column and row [m, 2].
+
+    >>> boxes = torch.tensor([[0.0, 0.0, 0.1, 0.1, 0.0], [0.4, 0.0, 0.3, 0.1, 0.0]])
+    >>> [(side, which.tolist(), first.tolist()) for side, which, first in windows(boxes, 64, 16)]
+    [(16, [0], [[24, 24]]), (64, [1], [[0, 0]])]
+    """
+    boxes = boxes.detach()
+    cos, sin = (part[..., 0].abs() for part in _turn(boxes))
+    halves = boxes[:, WIDTH : HEIGHT + 1]
+    reach = torch.cat([cos, sin], 1) * halves, torch.cat([sin, cos], 1) * halves
+    longest = torch.stack([each.sum(1) for each in reach]).amax(0)
+    # half a shown pixel fades out on each side, half a pixel is lost by rounding
+    needed = 2 * longest * (1 + 1 / shown) * canvas + 1
+    middle = (boxes[:, : Y + 1] + 0.5) * canvas
+    side, left = least, torch.ones_like(longest, dtype=torch.bool)
+    while left.any():
+        side = min(side, canvas)
+        which = (left & ((needed <= side) | (side == canvas))).nonzero()[:, 0]
+        left[which] = False
+        if len(which):
+            first = (middle[which] - side / 2).round().long().clamp(0, canvas - side)
+            yield side, which, first
+        side *= 2
+
+
+def _turn(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [..., 1, 1] of the angles of boxes [..., 5]."""
+    angle = torch.deg2rad(boxes[..., ANGLE, None, None])
+    return angle.cos(), angle.sin()
+
+
+def moments(alphas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Barycentre [M, 2] and standard deviation [M, 2] along u and v, and the mean [M], of alphas
+    [M, h, w] inside their boxes.
+
+    >>> alphas = torch.zeros(1, 4, 4)
+    >>> alphas[0, :2, :2] = 1
+    >>> [part.tolist() for part in moments(alphas)]
+    [[[-0.5, -0.5]], [[0.25, 0.25]], [0.25]]
+    """
+    height, width = alphas.shape[1:]
+    u = (2 * torch.arange(width, device=alphas.device) + 1) / width - 1
+    v = (2 * torch.arange(height, device=alphas.device) + 1) / height - 1
+    mass = alphas.sum((1, 2)).clamp_min(1e-6)
+    across, along = alphas.sum(1) / mass[:, None], alphas.sum(2) / mass[:, None]
+    shift = torch.stack([across @ u, along @ v], dim=1)
+    square = torch.stack([across @ u**2, along @ v**2], dim=1)
+    return shift, (square - shift**2).clamp_min(1e-6).sqrt(), alphas.mean((1, 2))
+
+
+def corners(boxes: Tensor) -> list[list[tuple[float, float]]]:
+    """The four corners of boxes [M, 5], across and down in fractions of the sides from the left
+    upper corner of the picture.
+
+    >>> corners(torch.tensor([[0.25, 0.0, 0.25, 0.5, 0.0]]))
+    [[(0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)]]
+    """
+    u, v = torch.tensor([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]])
+    p, q = u * boxes[:, WIDTH, None], v * boxes[:, HEIGHT, None]
+    cos, sin = (part[:, :, 0] for part in _turn(boxes))
+    x = 0.5 + boxes[:, X, None] + cos * p + sin * q
+    y = 0.5 + boxes[:, Y, None] - sin * p + cos * q
+    return [list(zip(*each, strict=True)) for each in zip(x.tolist(), y.tolist(), strict=True)]

@@ -1,0 +1,102 @@
+"""Pictures on disk to scenes: bad ones left out by name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.batches import in_batches
+from steer.disk import read_stdin, read_whole
+from steer.errors import InputError
+from steer.files import how_made
+from steer.images import fit, read_image
+from steer.scenes.boxes import corners
+from steer.scenes.finding import find
+from steer.scenes.model import SceneModel
+from steer.scenes.scene import Scene
+from steer.sheets import coloured, grid, outlined
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """A picture and the scene that it was taken for.
+
+    `picture` [3, H, W] is what the model saw, `drawn` its reconstruction, `labels` [H, W] the
+    object that most of each pixel is of, counted from 1, or 0; `error` is the mean square of the
+    difference.
+    """
+
+    path: str
+    scene: Scene
+    picture: Tensor
+    drawn: Tensor
+    labels: Tensor
+
+    @property
+    def error(self) -> float:
+        """Mean square error of the reconstruction."""
+        return (self.drawn - self.picture).square().mean().item()
+
+    def sheet(self) -> Tensor:
+        """The picture with its boxes, the reconstruction, and whose each pixel is, as one."""
+        cells = {
+            "boxes": outlined(self.picture, corners(self.scene.boxes)),
+            "reconstruction": outlined(self.drawn, []),
+            "objects": outlined(coloured(self.labels), []),
+        }
+        return grid([list(cells.values())], column_labels=list(cells))
+
+
+def decompose(
+    model: SceneModel,
+    paths: list[Path],
+    *,
+    align: str = "crop",
+    batch: int = 32,
+    left_out: Callable[[str, str], None] = lambda path, reason: None,
+) -> Iterator[Decomposed]:
+    """The scenes of pictures on disk, `-` for standard input, in their order; `left_out` is told of
+    those that cannot be read.
+
+    Raises InputError for an unknown `align`, and where no picture can be read.
+    """
+    readable = 0
+    for first in range(0, len(paths), batch):
+        photos: list[tuple[str, str, Tensor]] = []
+        for path in paths[first : first + batch]:
+            try:
+                data = read_stdin() if str(path) == "-" else read_whole(path)
+                picture = fit(read_image(data, str(path)), 3, model.side, model.side, align)
+            except InputError as error:
+                last = str(error)
+                left_out(str(path), last)
+            else:
+                photos.append((str(path), hashlib.sha256(data).hexdigest(), picture))
+        readable += len(photos)
+        yield from _scenes(model, photos, align)
+    if not readable:
+        raise InputError(f"expected a picture, none of {len(paths)} could be read: {last}")
+
+
+def _scenes(
+    model: SceneModel, photos: list[tuple[str, str, Tensor]], align: str
+) -> Iterator[Decomposed]:
+    def work(items: range) -> list[Decomposed]:
+        part = photos[items.start : items.stop]
+        pictures = torch.stack([picture for _, _, picture in part])
+        found, done = find(model, pictures.to(next(model.parameters()).device)).cpu(), []
+        for i, (path, checksum, picture) in enumerate(part):
+            made: dict[str, Any] = how_made("decompose", align=align, picture=Path(path).name,
+                                            sha256=checksum)  # fmt: skip
+            scene = Scene.of(found, i, model.identity, made)
+            done.append(Decomposed(path, scene, picture, found.pictures[i], found.labels[i]))
+        return done
+
+    for done in in_batches(work, len(photos), len(photos) or 1):
+        yield from done

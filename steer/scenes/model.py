@@ -1,0 +1,212 @@
+"""The scene model: a picture as a background and objects in boxes (chapter 5 of the thesis)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer.scenes.background import Background, mixed
+from steer.scenes.boxes import glimpses, project, windows
+from steer.scenes.gaussians import Gaussian, standard, taken
+from steer.scenes.objects import BoxDecoder, Cells, ObjectVAE, Prior
+
+#: A proposal is looked at where the one before it in its cell is as present as this, or more.
+LOOKED_AT = 0.01
+
+
+@dataclass
+class Objects:
+    """Objects [M] of several pictures: `which` picture each is of, its box [M, 5], depth, presence
+    [M], and what it looks like: z_what [M, d]."""
+
+    which: Tensor
+    boxes: Tensor
+    depths: Tensor
+    presences: Tensor
+    what: Tensor
+
+
+@dataclass
+class Composed:
+    """Pictures put together: the background's share [B, 1, H, W] of each pixel, the colours of
+    what is before it [B, 3, H, W], and the sum of its objects' weights [B, 1, H, W]."""
+
+    clear: Tensor
+    foreground: Tensor
+    weights: Tensor
+
+
+@dataclass
+class Inferred:
+    """What the model makes of pictures; Gaussians and samples of them, cells in order of presence.
+
+    `looked_at` [B, N, K] says which proposals the object VAE was asked about, in whose order those
+    of `objects` are; `alphas` [M, 1, g, g] are theirs inside their boxes.
+    """
+
+    q_background: Gaussian
+    background: Tensor
+    q_presence: Gaussian
+    presence: Tensor
+    q_box: Gaussian
+    box: Tensor
+    looked_at: Tensor
+    presences: Tensor
+    q_what: Gaussian
+    objects: Objects
+    colours: Tensor
+    alphas: Tensor
+
+
+class SceneModel(nn.Module):
+    """Background, cells with several boxes, object VAE, learned prior; for pictures of `side` x
+    `side`, `grid` x `grid` cells of up to `most` objects.
+
+    >>> model = SceneModel(side=64, width=8)
+    >>> seen = model(torch.rand(2, 3, 64, 64))
+    >>> model.compose(seen.objects, seen.colours, seen.alphas, 2).foreground.shape
+    torch.Size([2, 3, 64, 64])
+    """
+
+    family = "scenes"
+
+    def __init__(
+        self,
+        side: int = 64,
+        grid: int = 4,
+        most: int = 4,
+        glimpse: int = 16,
+        what: int = 16,
+        box: int = 8,
+        presence: int = 4,
+        components: int = 3,
+        width: int = 32,
+        turns: bool = False,
+    ):
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "family": self.family, "side": side, "grid": grid, "most": most, "glimpse": glimpse,
+            "what": what, "box": box, "presence": presence, "components": components,
+            "width": width, "turns": turns,
+        }  # fmt: skip
+        #: Where it comes from, and the checksum of its weights.
+        self.identity: dict[str, Any] = {}
+        self.side, self.grid, self.most, self.glimpse = side, grid, most, glimpse
+        self.sizes = (presence, box, what)
+        self.background = Background(side, components)
+        self.cells = Cells(side, grid, most, box, presence, width)
+        self.decoder = BoxDecoder(grid, most, box, presence, turns)
+        self.objects = ObjectVAE(glimpse, what, width)
+        self.prior = Prior(grid, self.background.dim, presence, box, what)
+
+    def noise_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes after the batch of the noise that `forward` takes."""
+        cells, (presence, box, what) = (self.grid**2, self.most), self.sizes
+        return (self.background.dim,), (*cells, presence + box), (*cells, what)
+
+    def forward(self, pictures: Tensor, noise: list[Tensor] | None = None) -> Inferred:
+        """Everything about pictures [B, 3, H, W], by standard normal `noise` of `noise_shapes`; by
+        means without."""
+        if noise is None:
+            noise = [pictures.new_zeros(len(pictures), *shape) for shape in self.noise_shapes()]
+        q_background = self.background.posterior(pictures)
+        q_presence, presence, q_box, box = self.cells(pictures, noise[1])
+        presences = self.decoder.presences(presence)
+        order = presences.argsort(dim=2, descending=True)
+        presences, presence, box, eps = (
+            taken(part, order) for part in (presences, presence, box, noise[2])
+        )
+        boxes, depths = self.decoder.boxes(box)
+        looked_at = torch.ones_like(presences, dtype=torch.bool)
+        looked_at[:, :, 1:] = presences[:, :, :-1] >= LOOKED_AT
+        q_what = self.objects.posterior(self._seen(pictures, boxes, looked_at))
+        what = q_what.sample(eps[looked_at])
+        colours, alphas = self.objects(what)
+        return Inferred(
+            q_background, q_background.sample(noise[0]),
+            q_presence.ordered(order), presence, q_box.ordered(order), box,
+            looked_at, presences, q_what,
+            Objects(looked_at.nonzero()[:, 0], boxes[looked_at], depths[looked_at],
+                    presences[looked_at], what),
+            colours, alphas,
+        )  # fmt: skip
+
+    def _seen(self, pictures: Tensor, boxes: Tensor, looked_at: Tensor) -> Tensor:
+        """Glimpses [M, 3, g, g] of the boxes [B, N, K, 5] that are looked at."""
+        chosen, boxes = looked_at.flatten(1), boxes.flatten(1, 2)
+        first = chosen.int().argsort(dim=1, descending=True, stable=True)
+        first = first[:, : int(chosen.sum(1).max())]
+        shown = glimpses(
+            pictures, boxes.gather(1, first[..., None].expand(-1, -1, 5)), self.glimpse
+        )
+        return shown[chosen.gather(1, first)]
+
+    def compose(self, objects: Objects, colours: Tensor, alphas: Tensor, count: int) -> Composed:
+        """`count` pictures of objects with colours [M, 3, g, g] and alphas [M, 1, g, g].
+
+        An object covers what is behind it as far as it is opaque; among those that cover one pixel
+        the shares go by their alphas times e to their depths. Each is drawn in its window alone.
+        """
+        total = colours.new_zeros(count * self.side**2, 5)
+        for _, pixels, drawn, covers, weights in self._in_windows(objects, colours, alphas):
+            sums = torch.cat([torch.log1p(-covers), weights, weights * drawn], dim=1)
+            total = total.index_add(0, pixels, sums.permute(0, 2, 3, 1).reshape(-1, 5))
+        clear, weights, foreground = (
+            total.view(count, self.side, self.side, 5).permute(0, 3, 1, 2).split([1, 1, 3], dim=1)
+        )
+        return Composed(clear.exp(), foreground / (weights + 1e-6), weights)
+
+    def masks(self, objects: Objects, composed: Composed, alphas: Tensor) -> Tensor:
+        """Each object's share [M, H, W] of every pixel of its picture; they and the background's
+        add to 1."""
+        found = alphas.new_zeros(len(alphas), self.side**2)
+        ratio = ((1 - composed.clear) / (composed.weights + 1e-6)).flatten()
+        picture = objects.which * self.side**2
+        colours = alphas.expand(-1, 3, -1, -1)
+        for which, pixels, _, _, weights in self._in_windows(objects, colours, alphas):
+            shares = (weights.flatten() * ratio[pixels]).view(len(which), -1)
+            places = pixels.view(len(which), -1) - picture[which][:, None]
+            found[which] = found[which].scatter(1, places, shares)
+        return found.view(-1, self.side, self.side)
+
+    def _in_windows(
+        self, objects: Objects, colours: Tensor, alphas: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """For windows of one size each: which objects [m] they are of, which pixels of all pictures
+        in a row they hold, their colours [m, 3, w, w], how far they cover what is behind, and their
+        weights among others, both [m, 1, w, w]."""
+        shown = torch.cat([colours, alphas], dim=1)
+        for size, which, first in windows(objects.boxes, self.side, self.glimpse):
+            drawn = project(shown[which], objects.boxes[which], first, size, self.side)
+            covers = drawn[:, 3:] * objects.presences[which][:, None, None, None]
+            covers = covers.clamp(0, 0.9999)
+            weights = covers * objects.depths[which].exp()[:, None, None, None]
+            pixels = self._pixels(objects.which[which], first, size)
+            yield which, pixels, drawn[:, :3], covers, weights
+
+    def _pixels(self, picture: Tensor, first: Tensor, size: int) -> Tensor:
+        """Numbers of the pixels of windows [m, 2] in pictures [m], all pictures in a row."""
+        places = torch.arange(size, device=first.device)
+        rows = self.side * picture[:, None] + first[:, 1:] + places
+        return (self.side * rows[:, :, None] + (first[:, :1] + places)[:, None]).flatten()
+
+    def picture(self, background: Tensor, composed: Composed) -> Tensor:
+        """Pictures [B, 3, H, W] of background codes [B, d] and what is before them."""
+        behind = mixed(*self.background(background))
+        return composed.clear * behind + (1 - composed.clear) * composed.foreground
+
+    def priors(self, seen: Inferred) -> list[Gaussian]:
+        """p(z_pres), p(z_box) and p(z_what) [B, N, K, ...] at what was seen."""
+        what = seen.box.new_zeros(*seen.looked_at.shape, self.sizes[2])
+        what[seen.looked_at] = seen.objects.what * seen.objects.presences[:, None]
+        given = (seen.presence, seen.box * seen.presences[..., None], what)
+        return self.prior(seen.background, self.most, lambda k, i, _: given[i][:, :, k])
+
+
+def background_divergence(seen: Inferred) -> Tensor:
+    """Divergence [B] of the background's codes from N(0, 1)."""
+    return seen.q_background.divergence(standard(seen.background))

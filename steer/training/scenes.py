@@ -1,0 +1,174 @@
+"""Training of scene models, in stages (section 5.5.3 of the thesis)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer.checkpoints import save_checkpoint
+from steer.scenes.gaussians import standard
+from steer.scenes.losses import alignment, mixture, object_prior
+from steer.scenes.model import Inferred, SceneModel, background_divergence
+from steer.sheets import side_by_side
+from steer.training.team import Noise
+
+#: Shares of all steps after which each part begins to learn.
+BEGIN = {"background": 0.0, "objects": 0.05, "boxes": 0.15}
+
+
+class Scenes:
+    """The negative evidence lower bound of equations 5.1 to 5.5, the object-prior loss and the
+    rotation loss.
+
+    The background is trained alone first, then the object VAE in boxes that stay where they begin,
+    then boxes, presences and the prior. To a prior that is learned, boxes that show nothing are
+    free; so that there are none, each object costs `cost` nats besides. Each part's learning rate
+    falls to nothing along a cosine.
+    """
+
+    def __init__(
+        self,
+        model: SceneModel,
+        *,
+        steps: int,
+        sigma: float = 0.15,
+        beta_box: float = 1.0,
+        beta_what: float = 1.0,
+        beta_presence: float = 1.0,
+        cost: float = 5.0,
+        object_prior: float = 10.0,
+        rotation: float = 1.0,
+        rate: float = 1e-3,
+    ):
+        self.model, self.steps, self.sigma, self.rate = model.train(), steps, sigma, rate
+        self.betas = {"box": beta_box, "what": beta_what, "presence": beta_presence}
+        self.cost = cost
+        self.object_prior, self.rotation = object_prior, rotation if model.decoder.turns else 0.0
+        self.networks: dict[str, list[nn.Module]] = {
+            "background": [model.background],
+            "objects": [model.objects],
+            "boxes": [model.cells, model.decoder, model.prior],
+        }
+        self.optimisers = {
+            name: torch.optim.Adam([w for part in parts for w in part.parameters()], lr=rate)
+            for name, parts in self.networks.items()
+        }
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained."""
+        return self.model.parameters()
+
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
+        """One update; logs nats per picture, NaN once training has diverged."""
+        learning = [name for name, begin in BEGIN.items() if step >= begin * self.steps]
+        drawn = [noise.normal(len(pictures), *shape) for shape in self.model.noise_shapes()]
+        if "objects" in learning:
+            first, last = (BEGIN[name] * self.steps for name in ("objects", "boxes"))
+            grown = min(1.0, (step - first) / max(last - first, 1))
+            losses, told = self.whole(pictures, drawn, "boxes" in learning)
+            losses["what"] = grown * losses["what"]
+        else:
+            losses, told = self.behind(pictures, drawn[0])
+        for name in learning:
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+            self.optimisers[name].zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        for name in learning:
+            self.optimisers[name].step()
+        return {name: value.item() for name, value in {**losses, **told}.items()}
+
+    def behind(
+        self, pictures: Tensor, noise: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of the background alone."""
+        posterior = self.model.background.posterior(pictures)
+        shares, colours = self.model.background(posterior.sample(noise))
+        nothing = torch.zeros_like(pictures)
+        nll = mixture(pictures, shares, colours, 1 - nothing[:, :1], nothing, self.sigma)
+        away = posterior.divergence(standard(posterior.mean))
+        return {"reconstruction": nll.mean(), "background": away.mean()}, {}
+
+    def whole(
+        self, pictures: Tensor, noise: list[Tensor], boxes: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of everything, and what else to log; boxes stay unless `boxes`."""
+        seen = self.model(pictures, noise)
+        composed = self.model.compose(seen.objects, seen.colours, seen.alphas, len(pictures))
+        shares, colours = self.model.background(seen.background)
+        nll = mixture(pictures, shares, colours, composed.clear, composed.foreground, self.sigma)
+        losses = {
+            "reconstruction": nll.mean(),
+            "background": background_divergence(seen).mean(),
+            **self.divergences(seen, len(pictures)),
+        }
+        if boxes:
+            there = seen.objects.presences.detach()
+            centred = (there * object_prior(seen.alphas, seen.objects.boxes)).sum() / len(pictures)
+            losses["object prior"] = self.object_prior * centred
+            if self.rotation:
+                along = (there * alignment(seen.alphas, seen.objects.boxes)).sum() / len(pictures)
+                losses["rotation"] = self.rotation * along
+        told = {
+            "foreground share": 1 - composed.clear.mean(),
+            "objects": seen.presences.sum() / len(pictures),
+            "looked at": seen.looked_at.sum() / len(pictures),
+        }
+        return losses, told
+
+    def divergences(self, seen: Inferred, count: int) -> dict[str, Tensor]:
+        """Those of equation 5.4, in nats a picture."""
+        p_presence, p_box, p_what = self.model.priors(seen)
+        what = seen.q_what.divergence(p_what.at(seen.looked_at))
+        box = seen.q_box.divergence(p_box)
+        presence = seen.q_presence.divergence(p_presence)
+        found = {
+            "what": (seen.objects.presences * what).sum(),
+            "box": (seen.presences * box).sum(),
+            "presence": presence.sum(),
+        }
+        weighted = {name: self.betas[name] * value / count for name, value in found.items()}
+        return {**weighted, "count": self.cost * seen.presences.sum() / count}
+
+    @torch.no_grad()
+    def preview(self, pictures: Tensor) -> Tensor:
+        """Pictures over what the model makes of them."""
+        seen = self.model(pictures)
+        composed = self.model.compose(seen.objects, seen.colours, seen.alphas, len(pictures))
+        return side_by_side(pictures, self.model.picture(seen.background, composed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser state."""
+        optimisers = {name: each.state_dict() for name, each in self.optimisers.items()}
+        return {"model": self.model.state_dict(), "optimisers": optimisers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
+        """Writes `config.json`, `model.safetensors` and the card."""
+        text = json.dumps(options, indent=2, sort_keys=True)
+        card = CARD.format(options=text)
+        save_checkpoint(folder, {**self.model.config, "trained": options},
+                        self.model.state_dict(), card)  # fmt: skip
+
+
+CARD = """---
+library_name: steer
+tags: [scenes, object-centric]
+---
+# A scene model trained by `steer decompose --train`
+
+```json
+{options}
+```
+"""

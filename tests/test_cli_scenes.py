@@ -1,0 +1,244 @@
+"""steer decompose, and scenes in steer render and steer show."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import Steer, refused
+from PIL import Image
+from torch import Tensor
+
+from steer.checkpoints import save_checkpoint
+from steer.datasets.scenes import Scenes
+from steer.images import write_png
+from steer.scenes.finding import find
+from steer.scenes.model import SceneModel
+from steer.scenes.stored import load
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A scene model that was never trained, and sees an object in each of its cells."""
+    torch.manual_seed(0)
+    network = SceneModel(width=4)
+    with torch.no_grad():
+        network.objects.decoder[-1].bias[3] = 3
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, network.config, network.state_dict(), "A model.")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    for i, picture in enumerate(Scenes().pictures(torch.arange(3))):
+        write_png(f"p{i}.png", picture)
+    return ["p0.png", "p1.png", "p2.png"]
+
+
+@pytest.fixture
+def scene(steer: Steer, model: Path, pictures: list[str]) -> str:
+    assert steer("decompose", "p0.png", "--model", model, "-o", "s.json").status == 0
+    return "s.json"
+
+
+def shown(data: bytes) -> Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)), dtype=int))
+
+
+def test_a_folder_gets_a_scene_and_a_picture_of_each(steer: Steer, model, pictures):
+    ended = steer("decompose", *pictures, "--model", model, "-o", "out", "--json")
+    assert ended.status == 0 and ended.err == ""
+    assert sorted(p.name for p in Path("out").iterdir()) == sorted(
+        f"p{i}.{kind}" for i in range(3) for kind in ("json", "png")
+    )
+    for row in ended.summary["pictures"]:
+        told = json.loads(Path("out", Path(row["picture"]).stem + ".json").read_text())
+        assert len(told["objects"]) == row["objects"] > 0 and row["error"] > 0
+        assert told["made"]["options"]["picture"] == row["picture"]
+
+
+def test_the_result_does_not_depend_on_the_batch(steer: Steer, model, pictures):
+    for batch in ("1", "3"):
+        steer("decompose", *pictures, "--model", model, "-o", f"by{batch}", "--batch", batch)
+    for i in range(3):
+        one, three = (json.loads(Path(f"by{b}/p{i}.json").read_text()) for b in (1, 3))
+        for a, b in zip(one["objects"], three["objects"], strict=True):
+            assert a["x"] == pytest.approx(b["x"], abs=1e-5)
+
+
+def test_a_pipe_from_the_picture_to_the_moved_object(steer: Steer, model, pictures):
+    scene = steer("decompose", "-", "--model", model, stdin=Path("p0.png").read_bytes())
+    assert scene.status == 0
+    same = steer("render", "--scene", "-", stdin=scene.out)
+    moved = steer("render", "--scene", "-", "--move", "0:0.2,0", stdin=scene.out)
+    assert shown(same.out).shape == (64, 64, 3)
+    assert (shown(same.out) - shown(moved.out)).abs().max() > 5
+
+
+def test_a_scene_is_drawn_as_decompose_reconstructed_it(steer: Steer, model, scene):
+    drawn = shown(steer("render", "--scene", scene).out)
+    picture = Scenes().pictures(torch.arange(1))
+    wanted = find(load(model, "cpu"), (picture * 255).round() / 255).pictures[0]
+    assert (drawn - (255 * wanted.permute(1, 2, 0)).round()).abs().max() <= 1
+
+
+def test_edits_are_made_in_their_order_and_written_as_a_scene(steer: Steer, scene):
+    before = json.loads(Path(scene).read_text())["objects"]
+    ended = steer(
+        "render", "--scene", scene, "--move", "0:0.1,-0.05", "--scale", "0:2", "--rotate", "1:30",
+        "--depth", "1:-1", "--copy", "0:0.1,0", "--remove", 2, "-o", "t.json", "--json",
+    )  # fmt: skip
+    after = json.loads(Path("t.json").read_text())["objects"]
+    assert ended.status == 0 and len(after) == len(before) == len(ended.summary["objects"])
+    assert after[0]["x"] == pytest.approx(before[0]["x"] + 0.1)
+    assert after[0]["y"] == pytest.approx(before[0]["y"] - 0.05)
+    assert after[0]["half_width"] == pytest.approx(2 * before[0]["half_width"])
+    assert after[1]["angle"] == pytest.approx(before[1]["angle"] + 30)
+    assert after[1]["depth"] == pytest.approx(before[1]["depth"] - 1)
+    assert after[-1]["x"] == pytest.approx(after[0]["x"] + 0.1)
+    assert after[-1]["what"] == before[0]["what"]
+    assert after[2]["x"] == before[3]["x"]
+
+
+def test_show_says_what_objects_there_are_and_draws_them(steer: Steer, scene):
+    told = steer("show", scene, "--json").summary
+    assert told["kind"] == "scene" and "x" in told["objects"]["0"]
+    assert b"half_width" in steer("show", scene).out
+    assert b"half_width" in steer("show", "-", stdin=Path(scene).read_bytes()).out
+    assert steer("show", scene, "-o", "shown.png").status == 0
+    assert Image.open("shown.png").size == (256, 256)
+
+
+def test_bad_pictures_are_named_and_the_others_done(steer: Steer, model, pictures):
+    Path("bad.png").write_text("no picture")
+    ended = steer("decompose", *pictures, "bad.png", "--model", model, "-o", "out", "--json")
+    assert ended.status == 3 and "bad.png" in ended.err and ended.err.count("\n") == 1
+    assert len(ended.summary["pictures"]) == 3 and list(ended.summary["failed"]) == ["bad.png"]
+    refused(steer("decompose", "bad.png", "--model", model, "-o", "x.json"),
+            "none of 1 could be read", status=2)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["noise", "black", "white", "grey", "tiny", "wide"])
+def test_what_is_no_scene_gives_one_all_the_same(steer: Steer, model, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    picture = {
+        "noise": torch.rand(3, 64, 64), "black": torch.zeros(3, 64, 64),
+        "white": torch.ones(3, 70, 50), "grey": torch.full((1, 40, 40), 0.5),
+        "tiny": torch.rand(3, 1, 1), "wide": torch.rand(3, 5, 900),
+    }[kind]  # fmt: skip
+    write_png("p.png", picture)
+    ended = steer("decompose", "p.png", "--model", model)
+    assert ended.status == 0 and "objects" in json.loads(ended.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["decompose"], ["expected pictures to decompose, or --train DATA"]),
+        (["decompose", "p0.png", "--steps", 3], ["expected no --steps without --train"]),
+        (["decompose", "p0.png", "--train", "scenes"], ["expected no pictures beside --train"]),
+        (["decompose", "--train", "scenes", "--align", "crop"], ["expected no --align"]),
+        (["decompose", "--train", "scenes", "--rotation", 1], ["expected no --rotation without"]),
+        (["decompose", "--train", "scenes", "--size", 32], ["expected no --size"]),
+        (["decompose", "--train", "scenes", "--grid", 3], ["cells of 2^k pixels"]),
+        (["decompose", "--train", "sprites", "--grid", 64], ["cells of 2^k pixels"]),
+        (["decompose", "p0.png", "p1.png", "-o", "-"], ["expected a folder for -o", "2 pictures"]),
+        (["decompose", "p0.png", "--model", "./nowhere"], ["nowhere"]),
+        (["decompose", "p0.png", "--json", "-o", "-"], ["expected -o FILE with --json"]),
+        (["decompose", "p0.png", "a/p0.png", "-o", "out"], ["two called p0"]),
+        (["render", "--move", "0:1,1"], ["expected no --move without --scene"]),
+        (["render", "--scene", "s.json", "--set", "x=1"], ["expected no --set with --scene"]),
+        (["render", "--scene", "s.json", "--move", "0:1"], ["NUMBER:X,Y after --move", "'0:1'"]),
+        (["render", "--scene", "s.json", "--move", "a:1,1"], ["NUMBER:X,Y after --move"]),
+        (["render", "--scene", "s.json", "--scale", "0:inf"], ["expected a number", "'inf'"]),
+        (["render", "--scene", "s.json", "--remove", 99], ["expected an object of the scene"]),
+        (["render", "--scene", "missing.json"], ["missing.json"]),
+        (["render", "--scene", "p0.png"], ["expected a scene of steer decompose"]),
+        (["render", "--scene", "s.json", "-o", "x.gif"], ["cannot write x.gif"]),
+        (["show", "p0.json"], ["p0.json"]),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(steer: Steer, model, scene, arguments, words):
+    Path("a").mkdir()
+    Path("a/p0.png").write_bytes(Path("p0.png").read_bytes())
+    if arguments[0] == "decompose" and "--train" not in arguments and "--model" not in arguments:
+        arguments = [*arguments, "--model", model]
+    if arguments[0] == "render" and not {"-o"} & set(arguments):
+        arguments = [*arguments, "-o", "drawn.png"]
+    refused(steer(*arguments), *words)
+    assert not Path("drawn.png").exists()
+
+
+def test_a_scene_of_other_weights_is_refused(steer: Steer, scene, tmp_path):
+    save_checkpoint(tmp_path / "other", (o := SceneModel(width=4)).config, o.state_dict(), "Other.")
+    refused(steer("render", "--scene", scene, "--model", tmp_path / "other", "-o", "x.png"),
+            "expected the weights that the scene was found by")  # fmt: skip
+
+
+def test_a_scene_does_not_choose_where_we_connect_to(steer: Steer, scene):
+    told = json.loads(Path(scene).read_text())
+    told["model"]["model"] = "https://example.com/model.safetensors"
+    Path("evil.json").write_text(json.dumps(told))
+    refused(steer("render", "--scene", "evil.json", "-o", "x.png"), "on this machine")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("side", 65),
+        ("grid", 0),
+        ("most", 10**9),
+        ("glimpse", "a"),
+        ("width", True),
+        ("family", "vae"),
+    ],
+)
+def test_a_configuration_that_makes_no_model(steer: Steer, model, pictures, tmp_path, name, value):
+    network = SceneModel(width=4)
+    save_checkpoint(tmp_path / "m", {**network.config, name: value}, network.state_dict(), "M.")
+    refused(steer("decompose", "p0.png", "--model", tmp_path / "m", "-o", "x.json"), "expected")
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_training_makes_a_model_that_decomposes(steer: Steer, pictures, turns):
+    flags = ["--turns"] * turns
+    ended = steer("decompose", "--train", "scenes", "--steps", 8, "--batch", 2, *flags, "-o", "m")
+    assert ended.status == 0, ended.err
+    log = [json.loads(line) for line in Path("m/stats.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 8 and ("rotation" in log[-1]) == turns
+    assert steer("decompose", "p0.png", "--model", "m", "-o", "s.json").status == 0
+    assert steer("decompose", "--train", "scenes", "--steps", 8, "-o", "m").status == 2
+
+
+def test_training_that_was_killed_ends_with_the_same_bytes(
+    steer: Steer, pictures, monkeypatch, tmp_path
+):
+    from steer.training.scenes import Scenes as Objective
+
+    arguments = ["decompose", "--train", "scenes", "--steps", 6, "--batch", 2, "--every", 2]
+    steer(*arguments, "-o", "whole")
+    real = Objective.step
+
+    def step(self, pictures, step, noise):
+        if step == 5:
+            raise OSError
+        return real(self, pictures, step, noise)
+
+    monkeypatch.setattr(Objective, "step", step)
+    with pytest.raises(OSError):  # noqa: PT011
+        steer(*arguments, "-o", tmp_path / "killed")
+    monkeypatch.setattr(Objective, "step", real)
+    assert steer(*arguments, "-o", tmp_path / "killed", "--resume").status == 0
+    for name in ("model.safetensors", "config.json"):
+        assert Path("whole", name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_found_objects_lie_by_picture(model):
+    found = find(load(model, "cpu"), Scenes().pictures(torch.arange(3)))
+    assert found.counts.sum() == len(found.masks) == sum(len(found.of(i)) for i in range(3))
