@@ -31,6 +31,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
     assert NAMES == [
         "compare",
         "convert",
+        "decompose",
         "embed",
         "evaluate",
         "fit-direction",
@@ -338,6 +339,7 @@ def test_json_is_one_object_and_nothing_else(
             8,
         ),
         "convert": (tiny, "-o", tmp_path / "converted"),
+        "decompose": ("--train", "scenes", "--steps", 1, "--batch", 2, "-o", tmp_path / "scenes"),
         "embed": ("sprites", "sprites-grey", "-n", 10, "--model", tiny),
         "evaluate": ("-d", knob, "--model", "blob", "-n", 8, "--values", "0"),
         "fit-direction": (*small, "--model", "blob", "--samples", 4, "-o", out),

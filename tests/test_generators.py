@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from steer import generators
 from steer.checkpoints import save_checkpoint
+from steer.directions import Direction
 from steer.errors import InputError, SteerError
-from steer.generators import DCGAN, VAE, DisVAE, load, pick_device, require_same
+from steer.files import load as load_artefact
+from steer.generators import DCGAN, EMBEDDED, VAE, DisVAE, load, pick_device, require_same
 from steer.generators.base import Generator, LatentSpace, PictureShape
 
 State = dict[str, Tensor]
@@ -320,14 +322,24 @@ def test_shapes_that_no_vae_has(options, said):
 # --- load, devices, identity ---
 
 
-def test_the_embedded_generator():
-    sprites = load(device="cpu")
-    assert sprites.name == "sprites" and sprites.picture == (3, 64, 64) and sprites.verified
-    pictures = sprites(sprites.latent.sample(2))
+@pytest.mark.parametrize(("name", "side"), [("sprites", 64), ("textured", 32)])
+def test_the_embedded_generators(name, side):
+    embedded = load(name, device="cpu")
+    assert embedded.name == name and embedded.picture == (3, side, side) and embedded.verified
+    pictures = embedded(embedded.latent.sample(2))
     assert pictures.min() >= 0 and pictures.max() <= 1
-    assert len(sprites.checksum) == 64
-    assert sprites.identity()["checksum"] == sprites.checksum
-    assert all(path.is_file() for path in sprites.directions.values())
+    assert len(embedded.checksum) == 64
+    assert embedded.identity()["checksum"] == embedded.checksum
+    assert load(str(EMBEDDED / name), device="cpu").model == name
+    assert {*embedded.directions} == {
+        *("translate-x", "translate-y", "zoom", "rotate", "brightness", "hue")
+    }
+    for path in embedded.directions.values():
+        require_same(Direction.of(load_artefact(path)).generator, embedded, "the direction")
+
+
+def test_sprites_is_the_default():
+    assert load(device="cpu").name == "sprites"
 
 
 @pytest.mark.parametrize("name", ["sprite", "sprties"])

@@ -36,12 +36,11 @@ from steer.picture_sets import describe, generated, pictures_at
 from steer.scores import frechet_distance, sharpness
 from steer.sheets import grid
 
-#: Kind to the options of `steer train-avae`; {vae} and {each} are the runs of that seed. A VAE/GAN
-#: counts its errors in features, which are larger, so that its divergence weighs ten times as much.
+#: Kind to the options of `steer train-avae`; {vae} and {each} are the runs of that seed.
 KINDS = {
     "vae": "--objective vae --beta {beta}",
     "gan": "--objective gan",
-    "vae-gan": "--objective vae-gan --beta {ten_beta}",
+    "vae-gan": "--objective vae-gan --beta {beta}",
     "bigan": "--objective bigan",
     "avae-a": "--objective avae --beta {beta} --plain",
     "avae-b": "--objective avae --beta {beta}",
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--width", type=int, default=32)
     options.add_argument("--latent", type=int, default=100)
     options.add_argument("--steps", type=int, default=5000)
-    options.add_argument("--beta", type=float, default=1.0, help="of every VAE")
+    options.add_argument("--beta", type=float, default=1.0, help="of every VAE, and VAE/GAN")
     options.add_argument("--rate", type=float, default=2e-4)
     options.add_argument("--bf16", action="store_true", help="as of train-avae")
     options.add_argument("-n", "--samples", type=int, default=4000, help="for the FID")
@@ -101,8 +100,7 @@ def trained(kind: str, seed: int, given: Namespace) -> Path:
         name: given.out / f"{run}-{seed}" for name, run in (("vae", "vae"), ("each", "vae-each"))
     }
     out = given.out / f"{kind}-{seed}"
-    betas = {"beta": given.beta, "ten_beta": 10 * given.beta}
-    kinds = [word.format(**runs, **betas) for word in KINDS[kind].split()]
+    kinds = [word.format(**runs, beta=given.beta) for word in KINDS[kind].split()]
     sizes = {"size": given.size, "width": given.width, "latent": given.latent, "seed": seed,
              "steps": given.steps, "rate": given.rate, "every": 500}  # fmt: skip
     how = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]

@@ -61,6 +61,12 @@ def sprites() -> Generator:
     return from_checkpoint(str(EMBEDDED / "sprites"))
 
 
+@generators.register("textured")
+def textured() -> Generator:
+    """The other one: sprites with a texture, 32x32, trained by `steer train-avae`."""
+    return from_checkpoint(str(EMBEDDED / "textured"))
+
+
 def load(
     model: str | os.PathLike[str] = "sprites",
     device: str = "auto",
@@ -88,8 +94,9 @@ def load(
     PictureShape(channels=3, height=64, width=64)
     """
     model, on = os.fspath(model), pick_device(device)
-    if Path(model).resolve() == EMBEDDED / "sprites":
-        model = "sprites"  # by its name it is found on every machine
+    folder = Path(model).resolve()
+    if folder.parent == EMBEDDED and folder.name in generators:
+        model = folder.name  # by its name it is found on every machine
     generator = _made(model, say, report)
     place = model.partition("#")[0].rstrip("/")
     generator.name = model if model in generators else Path(place).name

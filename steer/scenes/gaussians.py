@@ -25,10 +25,10 @@ class Gaussian(NamedTuple):
     log_sigma: Tensor
 
     @classmethod
-    def of(cls, out: Tensor) -> Gaussian:
-        """That of a network's output [..., 2 d]."""
+    def of(cls, out: Tensor, first: float = 0.0) -> Gaussian:
+        """That of a network's output [..., 2 d]; of zeros, logs of deviations are `first`."""
         mean, log_sigma = out.float().chunk(2, dim=-1)
-        return cls(mean, WIDEST * torch.tanh(log_sigma / WIDEST))
+        return cls(mean, WIDEST * torch.tanh((log_sigma + first) / WIDEST))
 
     def sample(self, noise: Tensor) -> Tensor:
         """Values [..., d] of standard normal numbers [..., d]."""

@@ -16,6 +16,9 @@ SMALLEST, LARGEST, FIRST = 0.02, 0.5, 0.15
 REACH = 1.0
 #: The largest difference of two boxes' depths is twice this.
 DEEPEST = 5.0
+#: Logs of the standard deviations of codes at the start: narrow, so that they tell something from
+#: the first step on; those of places are narrow in the prior too, so that they cost nothing yet.
+FIRST_WHAT, FIRST_PLACE = -1.0, -2.0
 #: Logits of presence at the start: of a cell's first box, and of the others.
 FIRST_LOGIT, OTHER_LOGIT = 1.0, -4.7
 
@@ -42,8 +45,8 @@ class Cells(nn.Module):
         self.features = nn.Sequential(*layers, nn.Conv2d(cell, cell, 3, 1, 1), nn.SiLU())
         self.hidden = cell
         self.steps = nn.LSTMCell(cell + presence + box, cell)
-        self.presence = dense(cell, 64, 2 * presence, quiet=0.01)
-        self.box = dense(cell, 64, 2 * box, quiet=0.01)
+        self.presence = dense(cell, 64, 2 * presence, quiet=0.1)
+        self.box = dense(cell, 64, 2 * box, quiet=0.1)
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Gaussian, Tensor, Gaussian, Tensor]:
         """q(z_pres), z_pres [B, N, K, presence], q(z_box), z_box [B, N, K, box] of pictures
@@ -55,8 +58,8 @@ class Cells(nn.Module):
         found = []
         for k in range(self.most):
             state = self.steps(torch.cat([features, before.to(features.dtype)], dim=1), state)
-            q_presence = Gaussian.of(self.presence(state[0]))
-            q_box = Gaussian.of(self.box(state[0]))
+            q_presence = Gaussian.of(self.presence(state[0]), FIRST_PLACE)
+            q_box = Gaussian.of(self.box(state[0]), FIRST_PLACE)
             eps = noise[:, :, k].flatten(0, 1).split(self.sizes, dim=1)
             z_presence, z_box = q_presence.sample(eps[0]), q_box.sample(eps[1])
             before = torch.cat([z_presence, z_box], dim=1)
@@ -81,8 +84,8 @@ class BoxDecoder(nn.Module):
     def __init__(self, grid: int, most: int, box: int, presence: int, turns: bool = False):
         super().__init__()
         self.grid, self.turns = grid, turns
-        self.box = dense(box, 64, 5 + 2 * turns, quiet=0.2)
-        self.presence = dense(presence, 32, 1, quiet=0.2)
+        self.box = dense(box, 64, 5 + 2 * turns)
+        self.presence = dense(presence, 32, 1)
         first = torch.full((most,), OTHER_LOGIT)
         first[0] = FIRST_LOGIT
         self.logits = nn.Parameter(first)
@@ -125,13 +128,10 @@ class ObjectVAE(nn.Module):
         super().__init__()
         self.side, self.latent = side, latent
         core = 2 * width * (side // 4) ** 2
-        posterior = dense(core, 128, 2 * latent)
-        with torch.no_grad():  # codes that tell something from the first step on
-            posterior.get_parameter("2.bias")[latent:] = -1
         self.encoder = nn.Sequential(
             *(nn.Conv2d(3, width, 4, 2, 1), nn.SiLU()),
             *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.SiLU()),
-            *(nn.Flatten(), posterior),
+            *(nn.Flatten(), dense(core, 128, 2 * latent)),
         )
         self.decoder = nn.Sequential(
             *(dense(latent, 128, core), nn.SiLU()),
@@ -142,7 +142,7 @@ class ObjectVAE(nn.Module):
 
     def posterior(self, glimpses: Tensor) -> Gaussian:
         """q(z_what) [M, latent] of glimpses [M, 3, side, side]."""
-        return Gaussian.of(self.encoder(glimpses))
+        return Gaussian.of(self.encoder(glimpses), FIRST_WHAT)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Colours [M, 3, side, side] and alphas [M, 1, side, side], both in [0, 1]."""
@@ -187,7 +187,8 @@ class Prior(nn.Module):
             state = self.steps(torch.cat([given, before], dim=2).flatten(0, 1), state)
             known, gaussians = state[0].unflatten(0, (batch, cells)), []
             for i, head in enumerate(self.heads):
-                gaussians.append(Gaussian.of(head(known)))
+                first = FIRST_PLACE if i < 2 else 0.0
+                gaussians.append(Gaussian.of(head(known), first))
                 known = torch.cat([known, choose(k, i, gaussians[-1])], dim=2)
             before = known[..., -sum(self.sizes) :].float()
             found.append(gaussians)
