@@ -242,3 +242,36 @@ def test_training_that_was_killed_ends_with_the_same_bytes(
 def test_found_objects_lie_by_picture(model):
     found = find(load(model, "cpu"), Scenes().pictures(torch.arange(3)))
     assert found.counts.sum() == len(found.masks) == sum(len(found.of(i)) for i in range(3))
+
+
+def test_a_run_that_finds_nothing_begins_anew_and_says_so(steer: Steer, pictures, monkeypatch):
+    from steer.training import scenes
+
+    real, shares = scenes.Scenes.step, iter([0.0, 0.5, 0.5])
+
+    def step(self, pictures, step, noise):
+        stats = real(self, pictures, step, noise)
+        return {**stats, "foreground share": next(shares)} if step == 3 else stats
+
+    monkeypatch.setattr(scenes.Scenes, "step", step)
+    monkeypatch.setattr(scenes, "JUDGED_EVERY", 4)
+    arguments = ["--train", "scenes", "--steps", 6, "--batch", 2, "--seed", 5, "--every", 1]
+    ended = steer("decompose", *arguments, "-o", "m")
+    assert ended.status == 0, ended.err
+    assert "no objects were found: the foreground has 0.00% of the pictures at step 4" in ended.err
+    assert "Beginning anew with seed 1005" in ended.err
+    chosen = json.loads(Path("m/options.json").read_text())
+    assert (chosen["seed"], chosen["attempt"]) == (1005, 1)
+    steps = [json.loads(line)["step"] for line in Path("m/stats.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert steer("decompose", *arguments, "-o", "m", "--resume").status == 0
+
+
+def test_a_run_that_never_finds_anything_ends_in_a_sentence(steer: Steer, pictures, monkeypatch):
+    from steer.training import scenes
+
+    monkeypatch.setattr(scenes, "FOREGROUND", (2, 3))
+    monkeypatch.setattr(scenes, "JUDGED_EVERY", 1)
+    ended = steer("decompose", "--train", "scenes", "--steps", 4, "--batch", 2, "-o", "m")
+    assert ended.status == 1 and ended.err.count("no objects were found") == 3
+    assert ended.err.count("Beginning anew") == 2 and not Path("m/training.pt").exists()

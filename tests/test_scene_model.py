@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from steer.datasets.scenes import tight
-from steer.errors import InputError
+from steer.errors import InputError, SteerError
+from steer.scenes import sampling
 from steer.scenes.boxes import corners, glimpses, moments, project, windows
 from steer.scenes.finding import find
 from steer.scenes.gaussians import Gaussian
 from steer.scenes.losses import FILLED, alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import LOOKED_AT, Objects, SceneModel
+from steer.scenes.sampling import Relation, sample
 from steer.scenes.scene import PLACES, Scene, draw, load_scene
 
 BOXES = st.lists(
@@ -34,6 +37,10 @@ BOXES = st.lists(
 def model() -> SceneModel:
     torch.manual_seed(0)
     return SceneModel(width=4, turns=True).eval().requires_grad_(False)
+
+
+def noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def blob(side: int = 16, width: float = 0.5) -> Tensor:
@@ -375,3 +382,73 @@ def test_a_scene_of_another_model_is_refused(scene):
 
 def test_places_are_those_of_a_box():
     assert len(PLACES) == 5 and tight(torch.zeros(1, 2, 2)).isnan().all()
+
+
+# --- sampling ---
+
+
+def test_samples_are_the_same_for_a_seed_and_others_for_another(model):
+    first, again, other = (sample(model, 3, seed) for seed in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.boxes, b.boxes) and torch.equal(a.background, b.background)
+    assert not torch.equal(first[0].background, other[0].background)
+
+
+@pytest.fixture
+def proposed(model, scene) -> Scene:
+    """The scene with boxes that an untrained model proposes."""
+    boxes, _ = model.decoder.boxes(0.1 * torch.randn(1, 16, 1, 8, generator=noise(1)))
+    return replace(scene, boxes=boxes[0, [0, 9], 0], depths=torch.zeros(2))
+
+
+def test_what_is_kept_is_in_every_sample(model, proposed):
+    scene = proposed
+    for drawn in sample(model, 4, kept=scene):
+        assert torch.equal(drawn.boxes[:2], scene.boxes)
+        assert torch.equal(drawn.what[:2], scene.what)
+        assert torch.equal(drawn.background, scene.background)
+        assert draw(model, [drawn])[0].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "opposite"),
+    [("left-of", "right-of"), ("above", "below"), ("larger-than", "smaller-than")],
+)
+def test_relations_hold_in_every_sample(model, name, opposite):
+    wanted = Relation.parse(f"0 {name} 1")
+    scenes = sample(model, 5, relations=[wanted])
+    assert all(wanted.holds(s.boxes) and len(s) > 1 for s in scenes)
+    assert not any(Relation(0, opposite, 1).holds(s.boxes) for s in scenes)
+
+
+def test_relations_that_never_hold_are_told(model, monkeypatch):
+    monkeypatch.setattr(sampling, "TRIES", 2)
+    both = [Relation.parse("0 above 1"), Relation.parse("0 below 1")]
+    with pytest.raises(SteerError, match="0 of 2 scenes: in 4 that were drawn"):
+        sample(model, 2, relations=both)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0 left 1", "expected a relation left-of, .* got 'left'"),
+        ("0 above", "expected NUMBER RELATION NUMBER, got '0 above'"),
+        ("a above 1", "expected NUMBER RELATION NUMBER"),
+    ],
+)
+def test_what_is_no_relation(text, said):
+    with pytest.raises(InputError, match=said):
+        Relation.parse(text)
+
+
+def test_boxes_that_no_cell_proposes_cannot_be_kept(model, proposed):
+    with pytest.raises(InputError, match=r"that of object 0 is .* off"):
+        sample(model, 1, kept=proposed.scaled(0, 9))
+
+
+def test_more_objects_than_a_cell_holds_cannot_be_kept(model, proposed):
+    scene = proposed
+    for _ in range(4):
+        scene = scene.copied(0, 0, 0)
+    with pytest.raises(InputError, match="expected 4 objects or fewer in a cell, 5 is one more"):
+        sample(model, 1, kept=scene)

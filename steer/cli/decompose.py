@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from steer.scenes.decomposition import Decomposed
 
 NAME = "decompose"
+#: Runs of a training that found no objects, and how far apart their seeds are.
+ATTEMPTS, SEEDS_APART = 3, 1000
 #: What only the training of a model takes.
 TRAINING = (
     "size", "grid", "boxes", "turns", "steps", "rate", "sigma", "object_prior", "rotation",
@@ -169,7 +172,8 @@ def _train(
     from steer.cli.train_vae import open_data, run
     from steer.datasets import is_procedural
     from steer.scenes.model import SceneModel
-    from steer.training.scenes import Scenes
+    from steer.training.loop import STATE
+    from steer.training.scenes import Scenes, Swallowed
     from steer.training.team import Team
 
     if is_procedural(data):
@@ -183,12 +187,36 @@ def _train(
             f"{list(dataset.shape)} and {sizes['grid']} cells along a side."
         )
     team = Team(device)
-    torch.manual_seed(trained["seed"])
-    model = SceneModel(height, **sizes).to(team.device)
     names = ("steps", "rate", "sigma", "object_prior", "rotation")
-    objective = Scenes(model, **{name: trained[name] for name in names})
-    chosen = {"objective": "scenes", "data": dataset.name, **model.config, **trained}
-    run(objective, dataset, left_out, folder, chosen, every, resume, quiet, json_, team)
+    for attempt in range(_attempt(folder) if resume else 0, ATTEMPTS):
+        seed = trained["seed"] + attempt * SEEDS_APART
+        torch.manual_seed(seed)
+        model = SceneModel(height, **sizes).to(team.device)
+        objective = Scenes(model, **{name: trained[name] for name in names})
+        chosen = {"objective": "scenes", "data": dataset.name, **model.config, **trained,
+                  "seed": seed, "attempt": attempt}  # fmt: skip
+        try:
+            run(objective, dataset, left_out, folder, chosen, every, resume, quiet, json_, team,
+                objective.judge)  # fmt: skip
+            return
+        except Swallowed as failed:
+            team.wait()
+            if team.leads:
+                (folder / STATE).unlink(missing_ok=True)
+            if attempt + 1 == ATTEMPTS:
+                raise
+            options.note(f"{failed} Beginning anew with seed {seed + SEEDS_APART}.")
+
+
+def _attempt(folder: Path) -> int:
+    """Which attempt an interrupted run was at."""
+    from steer.training.loop import OPTIONS
+
+    try:
+        attempt = json.loads((folder / OPTIONS).read_text())["attempt"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+    return attempt if type(attempt) is int and 0 <= attempt < ATTEMPTS else 0
 
 
 def _odd(cell: int) -> bool:

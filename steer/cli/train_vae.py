@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,19 +119,26 @@ def run(
     quiet: bool,
     json_: bool,
     team: Team,
+    judge: Callable[[int, dict[str, float]], None] = lambda step, stats: None,
 ) -> None:
-    """Train, with a bar, and say what came of it; status 3 where pictures were left out."""
+    """Train, with a bar, and say what came of it; status 3 where pictures were left out. `judge`
+    is told each step's numbers, and may end the run by an error."""
     from steer.training.loop import STATE, train
 
     for reason in left_out if team.leads else []:
         options.note(f"left out: {reason}")
     silent = quiet or not team.leads
+
+    def report(step: int, stats: dict[str, float]) -> None:
+        bar(step, next(iter(stats.values())))
+        judge(step, stats)
+
     with progress("training", chosen["steps"], silent, out / STATE) as bar:
         train(
             objective, dataset, out, chosen,
             steps=chosen["steps"], batch=chosen["batch"], seed=chosen["seed"],
             every=every, resume=resume, team=team, bf16=chosen["bf16"],
-            report=lambda step, stats: bar(step, next(iter(stats.values()))),
+            report=report,
         )  # fmt: skip
     if json_ and team.leads:
         reasons = [str(reason) for reason in left_out]

@@ -25,10 +25,11 @@ class Gaussian(NamedTuple):
     log_sigma: Tensor
 
     @classmethod
-    def of(cls, out: Tensor, first: float = 0.0) -> Gaussian:
-        """That of a network's output [..., 2 d]; of zeros, logs of deviations are `first`."""
-        mean, log_sigma = out.float().chunk(2, dim=-1)
-        return cls(mean, WIDEST * torch.tanh((log_sigma + first) / WIDEST))
+    def of(cls, out: Tensor, log_sigma: float = 0.0, mean: Tensor | float = 0.0) -> Gaussian:
+        """That of a network's output [..., 2 d]; the one of zeros has this `mean` and
+        `log_sigma`."""
+        first, second = out.float().chunk(2, dim=-1)
+        return cls(first + mean, WIDEST * torch.tanh((second + log_sigma) / WIDEST))
 
     def sample(self, noise: Tensor) -> Tensor:
         """Values [..., d] of standard normal numbers [..., d]."""

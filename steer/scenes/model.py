@@ -99,9 +99,9 @@ class SceneModel(nn.Module):
         self.sizes = (presence, box, what)
         self.background = Background(side, components)
         self.cells = Cells(side, grid, most, box, presence, width)
-        self.decoder = BoxDecoder(grid, most, box, presence, turns)
+        self.decoder = BoxDecoder(grid, box, presence, turns)
         self.objects = ObjectVAE(glimpse, what, width)
-        self.prior = Prior(grid, self.background.dim, presence, box, what)
+        self.prior = Prior(grid, most, self.background.dim, presence, box, what)
 
     def noise_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes after the batch of the noise that `forward` takes."""
@@ -204,7 +204,7 @@ class SceneModel(nn.Module):
         what = seen.box.new_zeros(*seen.looked_at.shape, self.sizes[2])
         what[seen.looked_at] = seen.objects.what * seen.objects.presences[:, None]
         given = (seen.presence, seen.box * seen.presences[..., None], what)
-        return self.prior(seen.background, self.most, lambda k, i, _: given[i][:, :, k])
+        return self.prior(seen.background, lambda k, i, _: given[i][:, :, k])
 
 
 def background_divergence(seen: Inferred) -> Tensor:

@@ -19,8 +19,17 @@ DEEPEST = 5.0
 #: Logs of the standard deviations of codes at the start: narrow, so that they tell something from
 #: the first step on; those of places are narrow in the prior too, so that they cost nothing yet.
 FIRST_WHAT, FIRST_PLACE = -1.0, -2.0
-#: Logits of presence at the start: of a cell's first box, and of the others.
-FIRST_LOGIT, OTHER_LOGIT = 1.0, -4.7
+#: Logits of presence at the start: of a cell's first box, and of the others; and how many of them
+#: the first number of z_pres counts.
+FIRST_LOGIT, OTHER_LOGIT, SLOPE = 1.0, -4.7, 8.0
+
+
+def _first_presences(most: int, dim: int) -> nn.Parameter:
+    """Means of z_pres [K, dim] at the start."""
+    means = torch.zeros(most, dim)
+    means[:, 0] = OTHER_LOGIT / SLOPE
+    means[0, 0] = FIRST_LOGIT / SLOPE
+    return nn.Parameter(means)
 
 
 class Cells(nn.Module):
@@ -45,6 +54,7 @@ class Cells(nn.Module):
         self.features = nn.Sequential(*layers, nn.Conv2d(cell, cell, 3, 1, 1), nn.SiLU())
         self.hidden = cell
         self.steps = nn.LSTMCell(cell + presence + box, cell)
+        self.first = _first_presences(most, presence)
         self.presence = dense(cell, 64, 2 * presence, quiet=0.1)
         self.box = dense(cell, 64, 2 * box, quiet=0.1)
 
@@ -58,7 +68,7 @@ class Cells(nn.Module):
         found = []
         for k in range(self.most):
             state = self.steps(torch.cat([features, before.to(features.dtype)], dim=1), state)
-            q_presence = Gaussian.of(self.presence(state[0]), FIRST_PLACE)
+            q_presence = Gaussian.of(self.presence(state[0]), FIRST_PLACE, self.first[k])
             q_box = Gaussian.of(self.box(state[0]), FIRST_PLACE)
             eps = noise[:, :, k].flatten(0, 1).split(self.sizes, dim=1)
             z_presence, z_box = q_presence.sample(eps[0]), q_box.sample(eps[1])
@@ -75,24 +85,21 @@ class Cells(nn.Module):
 class BoxDecoder(nn.Module):
     """z_box of a cell's proposal to its box and depth, z_pres to its presence.
 
-    >>> decoder = BoxDecoder(grid=4, most=4, box=8, presence=4)
+    >>> decoder = BoxDecoder(grid=4, box=8, presence=4)
     >>> boxes, depths = decoder.boxes(torch.zeros(1, 16, 4, 8))
     >>> boxes.shape, depths.shape, boxes[0, 0, 0, 4].item()
     (torch.Size([1, 16, 4, 5]), torch.Size([1, 16, 4]), 0.0)
     """
 
-    def __init__(self, grid: int, most: int, box: int, presence: int, turns: bool = False):
+    def __init__(self, grid: int, box: int, presence: int, turns: bool = False):
         super().__init__()
         self.grid, self.turns = grid, turns
         self.box = dense(box, 64, 5 + 2 * turns)
         self.presence = dense(presence, 32, 1)
-        first = torch.full((most,), OTHER_LOGIT)
-        first[0] = FIRST_LOGIT
-        self.logits = nn.Parameter(first)
 
     def presences(self, z: Tensor) -> Tensor:
-        """w_pres [B, N, K] in (0, 1) of z_pres [B, N, K, presence]."""
-        return (self.presence(z)[..., 0].float() + self.logits).sigmoid()
+        """w_pres [...] in (0, 1) of z_pres [..., presence]."""
+        return (self.presence(z)[..., 0].float() + SLOPE * z[..., 0]).sigmoid()
 
     def boxes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B, N, K, 5] and depths [B, N, K], the larger the nearer, of z_box [B, N, K, box].
@@ -154,17 +161,25 @@ class Prior(nn.Module):
     """Where objects are and what they look like, before anything is seen (section 5.4 of the
     thesis): for each cell, given its place and the background, one object after another.
 
-    >>> prior = Prior(grid=4, background=12, presence=4, box=8, what=16)
-    >>> parts = prior(torch.zeros(2, 12), 3, lambda k, i, gaussian: gaussian.mean)
+    >>> prior = Prior(grid=4, most=3, background=12, presence=4, box=8, what=16)
+    >>> parts = prior(torch.zeros(2, 12), lambda k, i, gaussian: gaussian.mean)
     >>> [list(part.mean.shape) for part in parts]
     [[2, 16, 3, 4], [2, 16, 3, 8], [2, 16, 3, 16]]
     """
 
     def __init__(
-        self, grid: int, background: int, presence: int, box: int, what: int, hidden: int = 64
+        self,
+        grid: int,
+        most: int,
+        background: int,
+        presence: int,
+        box: int,
+        what: int,
+        hidden: int = 64,
     ):
         super().__init__()
-        self.grid, self.sizes = grid, (presence, box, what)
+        self.grid, self.most, self.sizes = grid, most, (presence, box, what)
+        self.first = _first_presences(most, presence)
         self.steps = nn.LSTMCell(2 + background + sum(self.sizes), hidden)
         self.heads = nn.ModuleList(
             dense(hidden + sum(self.sizes[:i]), 64, 2 * size, quiet=0.01)
@@ -172,7 +187,7 @@ class Prior(nn.Module):
         )
 
     def forward(
-        self, background: Tensor, most: int, choose: Callable[[int, int, Gaussian], Tensor]
+        self, background: Tensor, choose: Callable[[int, int, Gaussian], Tensor]
     ) -> list[Gaussian]:
         """p(z_pres), p(z_box) and p(z_what) [B, N, K, ...] given backgrounds [B, d]. `choose` is
         told the step k, which of the three it is, and its Gaussian [B, N, ...], and says its value:
@@ -183,12 +198,12 @@ class Prior(nn.Module):
         given = torch.cat([places, background[:, None].expand(-1, cells, -1)], dim=2)
         before = background.new_zeros(batch, cells, sum(self.sizes))
         state, found = None, []
-        for k in range(most):
+        for k in range(self.most):
             state = self.steps(torch.cat([given, before], dim=2).flatten(0, 1), state)
             known, gaussians = state[0].unflatten(0, (batch, cells)), []
             for i, head in enumerate(self.heads):
-                first = FIRST_PLACE if i < 2 else 0.0
-                gaussians.append(Gaussian.of(head(known), first))
+                narrow = FIRST_PLACE if i < 2 else 0.0
+                gaussians.append(Gaussian.of(head(known), narrow, self.first[k] if i == 0 else 0.0))
                 known = torch.cat([known, choose(k, i, gaussians[-1])], dim=2)
             before = known[..., -sum(self.sizes) :].float()
             found.append(gaussians)

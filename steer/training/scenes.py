@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.checkpoints import save_checkpoint
+from steer.errors import SteerError
 from steer.scenes.gaussians import standard
 from steer.scenes.losses import alignment, mixture, object_prior
 from steer.scenes.model import Inferred, SceneModel, background_divergence
@@ -19,7 +20,14 @@ from steer.sheets import side_by_side
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn.
-BEGIN = {"background": 0.0, "objects": 0.05, "boxes": 0.15}
+BEGIN = {"background": 0.0, "objects": 0.02, "boxes": 0.12}
+#: From this share of all steps on, every so many steps, the foreground must cover some of the
+#: pictures and not nearly all: otherwise the background has swallowed everything, or nothing.
+JUDGED, JUDGED_EVERY, FOREGROUND = 0.3, 100, (0.002, 0.8)
+
+
+class Swallowed(SteerError):
+    """A run that found no objects, as some seeds do (Lin et al. 2020): another one may."""
 
 
 class Scenes:
@@ -83,6 +91,16 @@ class Scenes:
         for name in learning:
             self.optimisers[name].step()
         return {name: value.item() for name, value in {**losses, **told}.items()}
+
+    def judge(self, step: int, stats: dict[str, float]) -> None:
+        """Raises Swallowed where the numbers of a step, counted from 1, tell of a failed run."""
+        if step >= JUDGED * self.steps and step % JUDGED_EVERY == 0:
+            share = stats["foreground share"]
+            if not FOREGROUND[0] <= share <= FOREGROUND[1]:
+                raise Swallowed(
+                    f"no objects were found: the foreground has {share:.2%} of the pictures at "
+                    f"step {step}."
+                )
 
     def behind(
         self, pictures: Tensor, noise: Tensor

@@ -1,0 +1,211 @@
+"""New scenes from the prior, with some objects or relations between them fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer.errors import InputError, SteerError
+from steer.scenes.boxes import HEIGHT, WIDTH, X, Y
+from steer.scenes.finding import PRESENT
+from steer.scenes.gaussians import Gaussian
+from steer.scenes.model import LOOKED_AT, Objects, SceneModel
+from steer.scenes.objects import SLOPE
+from steer.scenes.scene import Scene
+
+#: Relations of two boxes [..., 5] by name: structured control (Zeng et al. 2023).
+RELATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "left-of": lambda a, b: a[..., X] < b[..., X],
+    "right-of": lambda a, b: a[..., X] > b[..., X],
+    "above": lambda a, b: a[..., Y] < b[..., Y],
+    "below": lambda a, b: a[..., Y] > b[..., Y],
+    "larger-than": lambda a, b: _area(a) > _area(b),
+    "smaller-than": lambda a, b: _area(a) < _area(b),
+}
+#: Scenes that are drawn for one that is wanted, before there is said to be none.
+TRIES = 200
+#: Logit of the presence of an object that is given.
+SURE = 4.0
+#: Steps that a code of a given box is searched for, and how near it must come, in fractions.
+SEARCH, NEAR = 300, 0.01
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return boxes[..., WIDTH] * boxes[..., HEIGHT]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What must hold between two objects of a scene, by their numbers.
+
+    >>> Relation.parse("0 left-of 1")
+    Relation(first=0, name='left-of', second=1)
+    """
+
+    first: int
+    name: str
+    second: int
+
+    @classmethod
+    def parse(cls, text: str) -> Relation:
+        """That of a text; InputError where it is none."""
+        parts = text.split()
+        if len(parts) != 3 or not (parts[0].isdecimal() and parts[2].isdecimal()):
+            raise InputError(f"expected NUMBER RELATION NUMBER, got {text!r}.")
+        if parts[1] not in RELATIONS:
+            raise InputError(f"expected a relation {', '.join(RELATIONS)}, got {parts[1]!r}.")
+        return cls(int(parts[0]), parts[1], int(parts[2]))
+
+    def holds(self, boxes: Tensor) -> bool:
+        """Whether the boxes [m, 5] of a scene have it; those with too few objects do not."""
+        if max(self.first, self.second) >= len(boxes):
+            return False
+        return bool(RELATIONS[self.name](boxes[self.first], boxes[self.second]))
+
+
+@torch.no_grad()
+def sample(
+    model: SceneModel,
+    n: int,
+    seed: int = 0,
+    *,
+    kept: Scene | None = None,
+    relations: Sequence[Relation] = (),
+) -> list[Scene]:
+    """`n` scenes from the learned prior (section 5.4 of Plumerault 2023).
+
+    The objects of `kept` are in all of them, first and in their order, and its background; the
+    others come given those of their cell. Scenes in which a relation does not hold are drawn anew.
+
+    Raises InputError where the boxes of `kept` are none of the model's, SteerError where no scene
+    has the relations.
+
+    >>> model = SceneModel(width=4).eval()
+    >>> scenes = sample(model, 2)
+    >>> len(scenes), scenes[0].background.shape
+    (2, torch.Size([24]))
+    """
+    found: list[Scene] = []
+    drawn = 0
+    stream = torch.Generator().manual_seed(seed)
+    while len(found) < n:
+        if drawn >= TRIES * n:
+            raise SteerError(
+                f"{len(found)} of {n} scenes: in {drawn} that were drawn the relations do not hold."
+            )
+        scenes = list(_drawn(model, n, stream, kept))
+        drawn += len(scenes)
+        found += [s for s in scenes if all(relation.holds(s.boxes) for relation in relations)]
+    return found[:n]
+
+
+def _drawn(
+    model: SceneModel, n: int, stream: torch.Generator, kept: Scene | None
+) -> Iterator[Scene]:
+    """Scenes as they come."""
+    device = next(model.parameters()).device
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=stream).to(device)
+
+    background = normal(n, model.background.dim)
+    fixed = _Fixed(model, kept) if kept is not None and len(kept) else None
+    if kept is not None:
+        background = kept.background.to(device).expand(n, -1)
+    presences: list[Tensor] = []
+    codes: tuple[list[Tensor], ...] = ([], [], [])
+
+    def choose(k: int, i: int, gaussian: Gaussian) -> Tensor:
+        z = gaussian.sample(normal(*gaussian.mean.shape))
+        if fixed is not None:
+            z = fixed.put(k, i, z)
+        codes[i].append(z)
+        if i == 0:
+            there = model.decoder.presences(z)
+            # as in training, a cell whose last proposal is absent proposes no more
+            before = presences[-1] if presences else torch.ones_like(there)
+            presences.append(torch.where(before >= LOOKED_AT, there, 0.0))
+            return z
+        return z * presences[-1][..., None]
+
+    model.prior(background, choose)
+    boxes, depths = model.decoder.boxes(torch.stack(codes[1], dim=2))
+    what, present = torch.stack(codes[2], dim=2), torch.stack(presences, dim=2)
+    for i in range(n):
+        mine = present[i] > PRESENT
+        given = torch.zeros_like(mine) if fixed is None else fixed.places
+        others = mine & ~given
+        own = Objects(
+            torch.zeros(int(others.sum())).long(), boxes[i][others], depths[i][others],
+            present[i][others], what[i][others],
+        )  # fmt: skip
+        yield _scene(model, background[i], own, kept)
+
+
+def _scene(model: SceneModel, background: Tensor, own: Objects, kept: Scene | None) -> Scene:
+    """What is kept, and what was drawn after it."""
+    parts = [own.boxes, own.depths, own.presences, own.what]
+    parts = [part.cpu() for part in parts]
+    if kept is not None:
+        before = (kept.boxes, kept.depths, kept.presences, kept.what.reshape(len(kept), -1))
+        parts = [
+            torch.cat([a.reshape(-1, *b.shape[1:]), b]) for a, b in zip(before, parts, strict=True)
+        ]
+    boxes, depths, presences, what = parts
+    return Scene(model.identity, background.cpu(), boxes, depths, presences, what)
+
+
+class _Fixed:
+    """Codes of objects that are there already, as the first of their cells."""
+
+    def __init__(self, model: SceneModel, kept: Scene):
+        self.places = torch.zeros(model.grid**2, model.most, dtype=torch.bool)
+        self.presences = model.decoder.presences
+        self.codes: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        for number in range(len(kept)):
+            box = kept.boxes[number]
+            column, row = ((box[:2] + 0.5) * model.grid).long().clamp(0, model.grid - 1).tolist()
+            cell = row * model.grid + column
+            k = int(self.places[cell].sum())
+            if k == model.most:
+                raise InputError(
+                    f"expected {model.most} objects or fewer in a cell, {number} is one more."
+                )
+            self.places[cell, k] = True
+            code = _code_of(model, box, kept.depths[number], cell, number)
+            self.codes[cell, k] = (code, kept.what[number])
+
+    def put(self, k: int, i: int, z: Tensor) -> Tensor:
+        """Codes [B, N, d] with theirs: of presence, place or look; those of presence are as drawn,
+        but for a first number that says that the object is there."""
+        z = z.clone()
+        for (cell, step), codes in self.codes.items():
+            if step == k and i == 0:
+                z[:, cell, 0] += (SURE - self.presences(z[:, cell]).logit()).clamp_min(0) / SLOPE
+            elif step == k:
+                z[:, cell] = codes[i - 1].to(z)
+        return z
+
+
+@torch.enable_grad()
+def _code_of(model: SceneModel, box: Tensor, depth: Tensor, cell: int, number: int) -> Tensor:
+    """z_box [d] of a cell whose box and depth are these; InputError where none is near."""
+    z = torch.zeros(model.grid**2, 1, model.sizes[1], requires_grad=True)
+    optimiser = torch.optim.Adam([z], lr=0.05)
+    scale = torch.tensor([1.0, 1.0, 1.0, 1.0, 1 / 360])
+    for _ in range(SEARCH):
+        boxes, depths = model.decoder.boxes(z)
+        away = ((boxes[cell, 0] - box) * scale).square().sum()
+        optimiser.zero_grad()
+        (away + 1e-4 * (depths[cell, 0] - depth).square() + 1e-5 * z.square().sum()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        off = ((model.decoder.boxes(z)[0][cell, 0] - box) * scale).abs().max().item()
+    if off > NEAR:
+        raise InputError(
+            f"expected boxes that the model could find, that of object {number} is {off:.2g} off."
+        )
+    return z.detach()[cell, 0]
