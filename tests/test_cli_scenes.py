@@ -275,3 +275,42 @@ def test_a_run_that_never_finds_anything_ends_in_a_sentence(steer: Steer, pictur
     ended = steer("decompose", "--train", "scenes", "--steps", 4, "--batch", 2, "-o", "m")
     assert ended.status == 1 and ended.err.count("no objects were found") == 3
     assert ended.err.count("Beginning anew") == 2 and not Path("m/training.pt").exists()
+
+
+def test_scenes_are_drawn_from_the_prior_around_what_is_kept(steer: Steer, model, scene):
+    ended = steer("sample", "--scenes", "-n", 3, "--model", model, "-o", "new", "--json")
+    assert ended.status == 0, ended.err
+    assert sorted(p.name for p in Path("new").iterdir()) == [
+        f"{i:05d}.{kind}" for i in range(3) for kind in ("json", "png")
+    ]
+    counts = [len(json.loads(Path(f"new/{i:05d}.json").read_text())["objects"]) for i in range(3)]
+    assert ended.summary["objects"] == counts
+    (number,) = (
+        i for i in range(3) if counts[i] == max(counts) and counts[:i].count(counts[i]) == 0
+    )
+    first = f"new/{number:05d}.json"
+    assert steer("render", "--scene", first, "--remove", 0, "-o", "kept.json").status == 0
+    ended = steer("sample", "--scenes", "-n", 2, "--keep", "kept.json", "--relation",
+                  "0 left-of 1", "-o", "more", "--seed", 4)  # fmt: skip
+    if ended.status == 0:
+        kept = json.loads(Path("kept.json").read_text())["objects"]
+        for i in range(2):
+            again = json.loads(Path(f"more/{i:05d}.json").read_text())["objects"]
+            assert again[: len(kept)] == kept and again[0]["x"] < again[1]["x"]
+    else:
+        assert "the relations do not hold" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scenes", "-o", "-"], ["expected a folder for -o with --scenes"]),
+        (["--scenes", "--relation", "0 near 1"], ["expected a relation left-of", "'near'"]),
+        (["--scenes", "--truncation", 1], ["expected no --truncation with --scenes"]),
+        (["--keep", "s.json"], ["expected no --keep without --scenes"]),
+        (["--scenes", "--keep", "p0.png"], ["expected a scene of steer decompose"]),
+    ],
+)
+def test_mistakes_in_sampling_are_told_in_a_sentence(steer: Steer, model, scene, arguments, words):
+    where = ["--model", model] if "--scenes" in arguments else []
+    refused(steer("sample", *arguments, *where), *words)

@@ -55,6 +55,32 @@ def render_scene(
         options.print_json({"output": target, "objects": rows(scene)})
 
 
+def sample_scenes(
+    model: str | None, n: int, seed: int, keep: str | None, relations: list[str], out: str, device: str,
+    json_: bool,
+) -> None:  # fmt: skip
+    """Writes scenes from the prior, and a picture of each, into a folder."""
+    if out == "-":
+        raise InputError("expected a folder for -o with --scenes, got - for a pipe.")
+    from steer.disk import make_folder, write_atomically
+    from steer.images import to_png
+    from steer.scenes.sampling import Relation, sample
+    from steer.scenes.scene import load_scene
+    from steer.scenes.stored import EMBEDDED_NAME, load
+
+    wanted = [Relation.parse(text) for text in relations]
+    kept = None if keep is None else load_scene(keep)
+    network = open_model(kept, model, device) if kept else load(model or EMBEDDED_NAME, device)
+    drawn = sample(network, n, seed, kept=kept, relations=wanted)
+    make_folder(Path(out))
+    for number, scene in enumerate(drawn):
+        place = Path(out) / f"{number:05d}.json"
+        write_atomically(place, scene.to_json())
+        write_atomically(place.with_suffix(".png"), to_png(picture_of(scene, network)))
+    if json_:
+        options.print_json({"output": out, "objects": [len(scene) for scene in drawn]})
+
+
 def edited(scene: Scene, edits: dict[str, Any]) -> Scene:
     """The scene after edits by option: texts NUMBER:VALUES, and the numbers to remove."""
     for option, (method, names) in EDITS.items():
