@@ -56,8 +56,8 @@ def render_scene(
 
 
 def sample_scenes(
-    model: str | None, n: int, seed: int, keep: str | None, relations: list[str], out: str, device: str,
-    json_: bool,
+    model: str | None, n: int, seed: int, keep: str | None, relations: list[str], out: str,
+    device: str, json_: bool,
 ) -> None:  # fmt: skip
     """Writes scenes from the prior, and a picture of each, into a folder."""
     if out == "-":
