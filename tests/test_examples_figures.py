@@ -312,3 +312,14 @@ def test_a_vae_of_the_same_pictures_is_worth_more_than_none(figure, tmp_path):
     assert rows[-1]["tuned is better"] == "2 of 2"
     assert rows[0]["tuned"] < 0.9 * rows[0]["anew"] and rows[0]["tuned"] != rows[0]["untouched"]
     assert len(list((out / "pictures-0").iterdir())) == 8 and (out / "transfer.png").exists()
+
+
+def test_capacity_is_that_of_many_drawn_layouts(figure):
+    _, rows, out = figure("capacity", "--objects", "6", "--most", "64")
+    found = {(row["cells"], row["boxes a cell"]): row["probability"] for row in rows}
+    stream = np.random.default_rng(0)
+    for (cells, boxes), probability in found.items():
+        counts = stream.poisson(6 / cells, (4000, cells))
+        assert abs((counts <= boxes).all(1).mean() - probability) < 0.03
+    assert found[16, 4] > 0.99 > 0.8 > found[64, 1]
+    assert read_image(out / "capacity.png").shape[0] == 3
