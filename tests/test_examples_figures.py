@@ -19,9 +19,14 @@ from torch import Tensor
 from toys import AXES, Blob
 
 import steer
+from steer.checkpoints import save_checkpoint
 from steer.cli import app
+from steer.datasets.scenes import Scenes
+from steer.errors import InputError
 from steer.generators import Condition, LatentSpace, generators
 from steer.images import read_image
+from steer.scenes.evaluation import evaluate
+from steer.scenes.model import SceneModel
 
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE.parent / "examples" / "figures"
@@ -323,3 +328,16 @@ def test_capacity_is_that_of_many_drawn_layouts(figure):
         assert abs((counts <= boxes).all(1).mean() - probability) < 0.03
     assert found[16, 4] > 0.99 > 0.8 > found[64, 1]
     assert read_image(out / "capacity.png").shape[0] == 3
+
+
+def test_what_scene_models_find(figure, tmp_path):
+    """An untrained model, whose numbers are those of `evaluate`, and a set without objects."""
+    torch.manual_seed(0)
+    model = SceneModel(width=4)
+    save_checkpoint(tmp_path / "m", model.config, model.state_dict(), "M.")
+    _, (row,), out = figure("scenes", str(tmp_path / "m"), "-n", "6")
+    wanted = evaluate(model.eval(), Scenes(), torch.arange(10**9, 10**9 + 6))
+    assert {k: v for k, v in row.items() if k != "model"} == pytest.approx(wanted, nan_ok=True)
+    assert read_image(out / "0-m.png").shape[0] == 3
+    with pytest.raises(InputError, match="expected a set whose objects are known, got sprites"):
+        figure("scenes", str(tmp_path / "m"), "--data", "sprites")

@@ -14,11 +14,11 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from steer.datasets.scenes import tight
+from steer.datasets.scenes import Scenes, tight
 from steer.errors import InputError, SteerError
-from steer.scenes import sampling
+from steer.scenes import evaluation, sampling
 from steer.scenes.boxes import corners, glimpses, moments, project, windows
-from steer.scenes.finding import find
+from steer.scenes.finding import Found, find
 from steer.scenes.gaussians import Gaussian
 from steer.scenes.losses import FILLED, alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import LOOKED_AT, Objects, SceneModel
@@ -452,3 +452,33 @@ def test_more_objects_than_a_cell_holds_cannot_be_kept(model, proposed):
         scene = scene.copied(0, 0, 0)
     with pytest.raises(InputError, match="expected 4 objects or fewer in a cell, 5 is one more"):
         sample(model, 1, kept=scene)
+
+
+# --- measures of a whole model ---
+
+
+def found_as(truth, pictures):
+    """What a perfect model would find."""
+    which, number = truth.present.nonzero().unbind(1)
+    count = len(which)
+    objects = Objects(
+        which, torch.zeros(count, 5), torch.zeros(count), torch.ones(count), torch.zeros(count, 16)
+    )
+    masks = truth.masks[which, number]
+    return Found(
+        objects, masks, tight(masks), torch.zeros(len(pictures), 24), pictures,
+        torch.full((len(pictures),), 20),
+    )  # fmt: skip
+
+
+def test_a_perfect_model_has_perfect_measures(model, monkeypatch):
+    truths = iter(Scenes().truth(part) for part in torch.arange(60).split(25))
+    monkeypatch.setattr(
+        evaluation, "find", lambda network, pictures: found_as(next(truths), pictures)
+    )
+    scores = evaluation.evaluate(model, Scenes(), torch.arange(60), batch=25)
+    assert scores.pop("looked at") == 20
+    assert scores == pytest.approx(
+        {"AP 0.5": 1, "AP 0.5:0.95": 1, "AP 0.1:0.9": 1, "wrong counts": 0, "count error": 0,
+         "ARI": 1, "MSE": 0}
+    )  # fmt: skip
