@@ -8,6 +8,7 @@ counter-clockwise. Inside it, places go from -1 to 1, u to the right and v down 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -58,16 +59,14 @@ def project(shown: Tensor, boxes: Tensor, windows: Tensor, side: int, canvas: in
     return grid_sample(shown, torch.stack([u, v], dim=-1).to(shown.dtype), align_corners=False)
 
 
-def windows(
-    boxes: Tensor, canvas: int, shown: int, least: int = 8
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+def windows(boxes: Tensor, canvas: int, shown: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Squares of pixels that what boxes [M, 5] show, of `shown` x `shown` pixels, lies in on a
-    canvas of `canvas` x `canvas`: sides (powers of two times `least`, or the canvas), which boxes
-    [m] have it, and its first column and row [m, 2].
+    canvas of `canvas` x `canvas`: sides (8, 12, 16, 24, ..., or the canvas), which boxes [m] have
+    it, and its first column and row [m, 2].
 
     >>> boxes = torch.tensor([[0.0, 0.0, 0.1, 0.1, 0.0], [0.4, 0.0, 0.3, 0.1, 0.0]])
     >>> [(side, which.tolist(), first.tolist()) for side, which, first in windows(boxes, 64, 16)]
-    [(16, [0], [[24, 24]]), (64, [1], [[0, 0]])]
+    [(16, [0], [[24, 24]]), (48, [1], [[16, 8]])]
     """
     boxes = boxes.detach()
     cos, sin = (part[..., 0].abs() for part in _turn(boxes))
@@ -77,15 +76,15 @@ def windows(
     # half a shown pixel fades out on each side, half a pixel is lost by rounding
     needed = 2 * longest * (1 + 1 / shown) * canvas + 1
     middle = (boxes[:, : Y + 1] + 0.5) * canvas
-    side, left = least, torch.ones_like(longest, dtype=torch.bool)
-    while left.any():
-        side = min(side, canvas)
+    left = torch.ones_like(longest, dtype=torch.bool)
+    for side in (min(each << i, canvas) for i in count() for each in (8, 12)):
+        if not left.any():
+            return
         which = (left & ((needed <= side) | (side == canvas))).nonzero()[:, 0]
         left[which] = False
         if len(which):
             first = (middle[which] - side / 2).round().long().clamp(0, canvas - side)
             yield side, which, first
-        side *= 2
 
 
 def _turn(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -151,12 +151,13 @@ class SceneModel(nn.Module):
         An object covers what is behind it as far as it is opaque; among those that cover one pixel
         the shares go by their alphas times e to their depths. Each is drawn in its window alone.
         """
-        total = colours.new_zeros(count * self.side**2, 5)
+        total = colours.new_zeros(5, count * self.side**2)
         for _, pixels, drawn, covers, weights in self._in_windows(objects, colours, alphas):
-            sums = torch.cat([torch.log1p(-covers), weights, weights * drawn], dim=1)
-            total = total.index_add(0, pixels, sums.permute(0, 2, 3, 1).reshape(-1, 5))
+            parts = [torch.log1p(-covers), weights, weights * drawn]
+            sums = torch.cat([part.transpose(0, 1) for part in parts])
+            total = total.index_add(1, pixels, sums.flatten(1))
         clear, weights, foreground = (
-            total.view(count, self.side, self.side, 5).permute(0, 3, 1, 2).split([1, 1, 3], dim=1)
+            total.view(5, count, self.side, self.side).transpose(0, 1).split([1, 1, 3], dim=1)
         )
         return Composed(clear.exp(), foreground / (weights + 1e-6), weights)
 
