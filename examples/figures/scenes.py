@@ -31,7 +31,7 @@ DRAWN = 6
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("models", nargs="*", default=["scenes"], help="folders or Hub ids")
+    options.add_argument("models", nargs="+", help="folders or Hub ids")
     options.add_argument("--data", default="scenes", help=f"of {', '.join(datasets.names())}")
     options.add_argument("-n", "--pictures", type=int, default=500)
     options.add_argument("-o", "--out", type=Path, default=Path("scenes"))

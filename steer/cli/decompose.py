@@ -36,8 +36,8 @@ def command(
         list[str], typer.Argument(help="Pictures, folders of them, or - for a pipe.")
     ] = [],  # noqa: B006
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder or Hub id of a scene model.")
-    ] = "scenes",
+        str | None, typer.Option("--model", "-m", help="Folder or Hub id of a scene model.")
+    ] = None,
     align: Annotated[str, typer.Option(help="crop or letterbox to the model's size.")] = "crop",
     out: Annotated[
         str | None,
@@ -79,7 +79,7 @@ def command(
     stderr, the others are done, and the status is 3. With --train, a model is trained on pictures
     without any labels (chapter 5 of Plumerault 2023), and -o is its folder.
 
-    Example: steer decompose desk.png -o - | steer render --scene - --move 0:0.1,0 -o moved.png
+    Example: steer decompose desk.png -m my-scenes | steer render --scene - --move 0:0.1,0 -o m.png
     """
     if train is not None:
         if pictures:
@@ -97,6 +97,8 @@ def command(
     refuse_given(context, TRAINING, "without --train")
     if not pictures:
         raise InputError("expected pictures to decompose, or --train DATA.")
+    if model is None:
+        raise InputError("expected --model, a folder that decompose --train wrote.")
     _decompose(pictures, model, align, out, batch, device, json_, quiet)
 
 

@@ -66,11 +66,13 @@ def sample_scenes(
     from steer.images import to_png
     from steer.scenes.sampling import Relation, sample
     from steer.scenes.scene import load_scene
-    from steer.scenes.stored import EMBEDDED_NAME, load
+    from steer.scenes.stored import load
 
     wanted = [Relation.parse(text) for text in relations]
     kept = None if keep is None else load_scene(keep)
-    network = open_model(kept, model, device) if kept else load(model or EMBEDDED_NAME, device)
+    if kept is None and model is None:
+        raise InputError("expected --model with --scenes: a folder of decompose --train.")
+    network = open_model(kept, model, device) if kept else load(str(model), device)
     drawn = sample(network, n, seed, kept=kept, relations=wanted)
     make_folder(Path(out))
     for number, scene in enumerate(drawn):
@@ -101,10 +103,10 @@ def _parsed(text: str, option: str, names: tuple[str, ...]) -> tuple[Any, ...]:
 def open_model(scene: Scene, model: str | None, device: str) -> SceneModel:
     """The scene's model; InputError where it is not on this machine, or is another."""
     from steer.hub import cached
-    from steer.scenes.stored import EMBEDDED_NAME, load
+    from steer.scenes.stored import load
 
-    name = str(scene.model.get("model", EMBEDDED_NAME)) if model is None else model
-    if model is None and name != EMBEDDED_NAME and not cached(name):
+    name = str(scene.model.get("model")) if model is None else model
+    if model is None and not cached(name):
         raise InputError(
             f"expected the scene model {name} on this machine, which the file was made with: name "
             "it with --model to fetch it."

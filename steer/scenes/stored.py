@@ -1,4 +1,4 @@
-"""Scene models by name, Hub id or folder."""
+"""Scene models of a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 from steer.checkpoints import Checkpoint, read_checkpoint
 from steer.errors import InputError
-from steer.generators import EMBEDDED, pick_device
+from steer.generators import pick_device
 from steer.generators.planned import fill, planned
 from steer.hub import locate
 from steer.scenes.model import SceneModel
 
-#: The model that comes with the package.
-EMBEDDED_NAME = "scenes"
 #: What a model of `config.json` may be told, and the most of each.
 MOST = {
     "side": 1024, "grid": 64, "most": 16, "glimpse": 256, "what": 4096, "box": 4096,
@@ -21,19 +19,13 @@ MOST = {
 }  # fmt: skip
 
 
-def load(model: str | os.PathLike[str] = EMBEDDED_NAME, device: str = "auto") -> SceneModel:
-    """The scene model called `model`, ready to use: `scenes`, which is embedded, or a folder or Hub
-    id that `steer decompose --train` wrote. Its `identity` says which weights it has.
+def load(model: str | os.PathLike[str], device: str = "auto") -> SceneModel:
+    """The scene model of a folder or Hub id that `steer decompose --train` wrote, ready to use. Its
+    `identity` says which weights it has.
 
     Raises InputError where there is none.
-
-    >>> load("scenes", device="cpu").side
-    64
     """
-    name = os.fspath(model)
-    if name == EMBEDDED_NAME:
-        name = str(EMBEDDED / name)
-    checkpoint = read_checkpoint(locate(name))
+    checkpoint = read_checkpoint(locate(os.fspath(model)))
     network = _planned(checkpoint)
     network.identity = {"model": os.fspath(model), "checksum": checkpoint.sha256}
     return network.eval().requires_grad_(False).to(pick_device(device))
