@@ -21,7 +21,7 @@ DEEPEST = 5.0
 FIRST_WHAT, FIRST_PLACE = -1.0, -2.0
 #: Logits of presence at the start: of a cell's first box, and of the others; and how many of them
 #: the first number of z_pres counts.
-FIRST_LOGIT, OTHER_LOGIT, SLOPE = 1.0, -4.7, 8.0
+FIRST_LOGIT, OTHER_LOGIT, SLOPE = 1.0, -7.0, 8.0
 
 
 def _first_presences(most: int, dim: int) -> nn.Parameter:
