@@ -11,6 +11,9 @@ from steer.scenes.gaussians import Gaussian, dense
 #: Sides of a component's mask and of its colours, before they are enlarged: a background has large
 #: regions with little variation (section 5.5.2 of the thesis).
 MASK, COLOURS = 8, 4
+#: Log of the standard deviations of codes at the start: with wider ones colours are learnt late,
+#: and boxes have filled with background by then.
+FIRST = -2.0
 
 
 class Background(nn.Module):
@@ -34,7 +37,7 @@ class Background(nn.Module):
             *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.SiLU()),
             *(nn.Conv2d(2 * width, 4 * width, 4, 2, 1), nn.SiLU()),
             nn.Flatten(),
-            dense(4 * width * 16, 128, 2 * self.dim, quiet=0.1),
+            dense(4 * width * 16, 128, 2 * self.dim),
         )
         self.masks = nn.Sequential(
             dense(latent, 64, 2 * width * 16),
@@ -45,7 +48,7 @@ class Background(nn.Module):
 
     def posterior(self, pictures: Tensor) -> Gaussian:
         """q of z_mask and z_comp [B, dim] of pictures [B, 3, H, W]."""
-        return Gaussian.of(self.encoder(pictures))
+        return Gaussian.of(self.encoder(pictures), FIRST)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Each component's share of every pixel [B, K, 1, H, W] and its colours [B, K, 3, H, W]."""

@@ -20,7 +20,7 @@ from steer.sheets import side_by_side
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn.
-BEGIN = {"background": 0.0, "objects": 0.02, "boxes": 0.12}
+BEGIN = {"background": 0.0, "objects": 0.05, "boxes": 0.15}
 #: From this share of all steps on, every so many steps, the foreground must cover some of the
 #: pictures and not nearly all: otherwise the background has swallowed everything, or nothing.
 JUDGED, JUDGED_EVERY, FOREGROUND = 0.3, 100, (0.002, 0.8)
