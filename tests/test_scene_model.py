@@ -135,7 +135,8 @@ def test_mixture_of_pixels_by_hand():
     density = lambda mean: Normal(mean, 0.3).log_prob(picture).sum(1, keepdim=True).exp()  # noqa: E731
     back = shares[:, 0] * density(behind[:, 0]) + shares[:, 1] * density(behind[:, 1])
     wanted = -(clear * back + (1 - clear) * density(fore)).log().sum()
-    found = mixture(picture, shares, behind, clear, fore, 0.3)
+    before = log_likelihood(picture, fore, 0.3)
+    found = mixture(picture, shares, behind, clear, before, 0.3)
     torch.testing.assert_close(found[0], wanted, rtol=1e-4, atol=1e-4)
 
 

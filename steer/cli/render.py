@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import options
+from steer.cli import knobs, options
 from steer.cli.given import refuse_given
 from steer.cli.options import (
     Batch,
@@ -147,7 +147,8 @@ def command(
         options.note_unread_pipe()
     target = out if out is not None else options.save_or_pipe(None, "render.png")
     options.refuse_json_on_stdout(json_, target)
-    settings, within = _settings(set_, shift, distribution), _tolerance(tolerance)
+    settings = knobs.parse_settings(set_, shift, distribution)
+    within = knobs.parse_tolerance(tolerance)
     terms = [] if combine is None else combine.split(",")
     weights = [options.number(term, "--combine") for term in terms]
     artefact = _latents(source, latents)
@@ -161,8 +162,8 @@ def command(
         classes=class_, truncation=truncation, noise=noise, space=space,
     )  # fmt: skip
     given = [options.open_direction(text, generator) for text in direction]
-    known = _known(given, settings, generator)
-    along = _along(given, settings, low is not None or high is not None)
+    known = knobs.directions_for(given, settings, generator)
+    along = knobs.traversed(given, settings, low is not None or high is not None)
     z = _codes(artefact, generator, weights) if artefact else None
     n = n if z is None else len(z)
     scene = _Scene(generator, artefact, weights, z, n, seed, settings, known, along)
@@ -298,78 +299,6 @@ def _refuse_without_effect(context: typer.Context, scene: _Scene, target: str) -
         refuse_given(context, ("fps",), f"for {target}, which is no animation")
     if not _is_folder(target):
         refuse_given(context, ("shard", "resume"), f"for {target}, which is no folder")
-
-
-def _tolerance(texts: list[str]) -> float | dict[str, float] | None:
-    """One number for all properties, or numbers by name."""
-    if not any("=" in text for text in texts):
-        numbers = [options.number(text, "--tolerance") for text in texts]
-        if len(numbers) > 1:
-            raise InputError(f"expected one --tolerance, or NAME=VALUE each, got {numbers}.")
-        return numbers[0] if numbers else None
-    pairs = options.assignments(texts, "--tolerance")
-    return {name: options.number(value, f"--tolerance {name}") for name, value in pairs}
-
-
-def _settings(set_: list[str], shift: list[str], distribution: list[str]) -> list[Setting]:
-    from steer.distributions import parse_distribution
-    from steer.knobs import Setting
-
-    settings = [
-        Setting(name, mode, options.number(value, f"--{mode} {name}"))
-        for mode, texts in (("set", set_), ("shift", shift))
-        for name, value in options.assignments(texts, f"--{mode}")
-    ] + [
-        Setting(name, "distribution", parse_distribution(value))
-        for name, value in options.assignments(distribution, "--distribution")
-    ]
-    names = [s.name for s in settings]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"expected one value for {name}, got {names.count(name)}.")
-    return settings
-
-
-def _known(
-    given: list[Direction], settings: list[Setting], generator: Generator
-) -> dict[str, Direction]:
-    """Directions by the property they move: those given, then the generator's own.
-
-    InputError for a setting that none of them moves.
-    """
-    from steer.knobs import direction_for, mover
-    from steer.measures import properties
-    from steer.registry import unknown
-    from steer.transforms import transforms
-
-    known: dict[str, Direction] = {}
-    for direction in given:
-        if direction.name in known:
-            raise InputError(f"expected one direction of {direction.name}, got two.")
-        known[direction.name] = direction
-    names = {*known, *generator.directions, *properties.names(), *transforms.names()}
-    for setting in settings:
-        name = mover(setting.name)
-        if name not in known and name in generator.directions:
-            known[name] = options.open_direction(name, generator)
-        if setting.name not in names:
-            raise unknown("property", setting.name, names)
-        direction_for(setting.name, known)
-    return known
-
-
-def _along(given: list[Direction], settings: list[Setting], asked: bool) -> Direction | None:
-    """The direction of the traversal: the one that no setting uses."""
-    from steer.knobs import mover
-
-    used = {mover(setting.name) for setting in settings}
-    free = [direction for direction in given if direction.name not in used]
-    if not free and asked:
-        raise InputError("expected --direction for the traversal that --from and --to name.")
-    if len(free) > 1:
-        names = ", ".join(direction.name for direction in free)
-        raise InputError(f"expected one direction to go along, got {names}.")
-    return free[0] if free else None
 
 
 def _is_folder(target: str) -> bool:

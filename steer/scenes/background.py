@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from steer.scenes.gaussians import Gaussian, dense
+from steer.scenes.gaussians import Gaussian, Halved, dense
 
 #: Sides of a component's mask and of its colours, before they are enlarged: a background has large
 #: regions with little variation (section 5.5.2 of the thesis).
@@ -33,9 +33,7 @@ class Background(nn.Module):
         self.dim = 2 * components * latent
         self.encoder = nn.Sequential(
             nn.AdaptiveAvgPool2d(32),
-            *(nn.Conv2d(3, width, 4, 2, 1), nn.SiLU()),
-            *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.SiLU()),
-            *(nn.Conv2d(2 * width, 4 * width, 4, 2, 1), nn.SiLU()),
+            Halved(width, 2 * width, 4 * width),
             nn.Flatten(),
             dense(4 * width * 16, 128, 2 * self.dim),
         )

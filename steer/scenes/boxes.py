@@ -30,11 +30,8 @@ def glimpses(pictures: Tensor, boxes: Tensor, side: int) -> Tensor:
     u = (2 * torch.arange(side, device=boxes.device) + 1) / side - 1
     p = u * boxes[..., WIDTH, None, None]
     q = u[:, None] * boxes[..., HEIGHT, None, None]
-    cos, sin = _turn(boxes)
-    places = torch.stack(
-        [boxes[..., X, None, None] + cos * p + sin * q,
-         boxes[..., Y, None, None] - sin * p + cos * q], dim=-1
-    )  # fmt: skip
+    x, y = turned(p, q, boxes[..., ANGLE, None, None])
+    places = torch.stack([boxes[..., X, None, None] + x, boxes[..., Y, None, None] + y], dim=-1)
     seen = grid_sample(pictures, 2 * places.flatten(1, 2).to(pictures.dtype), align_corners=False)
     return seen.unflatten(2, (count, side)).transpose(1, 2)
 
@@ -53,10 +50,11 @@ def project(shown: Tensor, boxes: Tensor, windows: Tensor, side: int, canvas: in
     places = torch.arange(side, device=boxes.device) + 0.5
     x = (windows[:, :1] + places)[:, None] / canvas - 0.5 - boxes[:, X, None, None]
     y = (windows[:, 1:] + places)[:, :, None] / canvas - 0.5 - boxes[:, Y, None, None]
-    cos, sin = _turn(boxes)
-    u = (cos * x - sin * y) / boxes[:, WIDTH, None, None]
-    v = (sin * x + cos * y) / boxes[:, HEIGHT, None, None]
-    return grid_sample(shown, torch.stack([u, v], dim=-1).to(shown.dtype), align_corners=False)
+    p, q = turned(x, y, -boxes[:, ANGLE, None, None])
+    places = torch.stack(
+        [p / boxes[:, WIDTH, None, None], q / boxes[:, HEIGHT, None, None]], dim=-1
+    )
+    return grid_sample(shown, places.to(shown.dtype), align_corners=False)
 
 
 def windows(boxes: Tensor, canvas: int, shown: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -69,10 +67,10 @@ def windows(boxes: Tensor, canvas: int, shown: int) -> Iterator[tuple[int, Tenso
     [(16, [0], [[24, 24]]), (48, [1], [[16, 8]])]
     """
     boxes = boxes.detach()
-    cos, sin = (part[..., 0].abs() for part in _turn(boxes))
-    halves = boxes[:, WIDTH : HEIGHT + 1]
-    reach = torch.cat([cos, sin], 1) * halves, torch.cat([sin, cos], 1) * halves
-    longest = torch.stack([each.sum(1) for each in reach]).amax(0)
+    angle = torch.deg2rad(boxes[:, ANGLE])
+    cos, sin = angle.cos().abs(), angle.sin().abs()
+    wide, high = boxes[:, WIDTH], boxes[:, HEIGHT]
+    longest = torch.maximum(cos * wide + sin * high, sin * wide + cos * high)
     # half a shown pixel fades out on each side, half a pixel is lost by rounding
     needed = 2 * longest * (1 + 1 / shown) * canvas + 1
     middle = (boxes[:, : Y + 1] + 0.5) * canvas
@@ -87,10 +85,16 @@ def windows(boxes: Tensor, canvas: int, shown: int) -> Iterator[tuple[int, Tenso
             yield side, which, first
 
 
-def _turn(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [..., 1, 1] of the angles of boxes [..., 5]."""
-    angle = torch.deg2rad(boxes[..., ANGLE, None, None])
-    return angle.cos(), angle.sin()
+def turned(p: Tensor, q: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths p to the right and q down, turned counter-clockwise as one sees them.
+
+    >>> x, y = turned(torch.tensor(1.0), torch.tensor(0.0), torch.tensor(90.0))
+    >>> round(x.item(), 4), round(y.item(), 4)
+    (-0.0, -1.0)
+    """
+    angle = torch.deg2rad(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    return cos * p + sin * q, cos * q - sin * p
 
 
 def moments(alphas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +125,6 @@ def corners(boxes: Tensor) -> list[list[tuple[float, float]]]:
     """
     u, v = torch.tensor([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]])
     p, q = u * boxes[:, WIDTH, None], v * boxes[:, HEIGHT, None]
-    cos, sin = (part[:, :, 0] for part in _turn(boxes))
-    x = 0.5 + boxes[:, X, None] + cos * p + sin * q
-    y = 0.5 + boxes[:, Y, None] - sin * p + cos * q
+    x, y = turned(p, q, boxes[:, ANGLE, None])
+    x, y = 0.5 + boxes[:, X, None] + x, 0.5 + boxes[:, Y, None] + y
     return [list(zip(*each, strict=True)) for each in zip(x.tolist(), y.tolist(), strict=True)]

@@ -15,7 +15,8 @@ from steer.batches import in_batches
 from steer.disk import read_stdin, read_whole
 from steer.errors import InputError
 from steer.files import how_made
-from steer.images import fit, read_image
+from steer.images import FITS, fit, read_image
+from steer.registry import unknown
 from steer.scenes.boxes import corners
 from steer.scenes.finding import find
 from steer.scenes.model import SceneModel
@@ -66,7 +67,9 @@ def decompose(
 
     Raises InputError for an unknown `align`, and where no picture can be read.
     """
-    readable = 0
+    if align not in FITS:
+        raise unknown("fit", align, FITS)
+    readable, last = 0, ""
     for first in range(0, len(paths), batch):
         photos: list[tuple[str, str, Tensor]] = []
         for path in paths[first : first + batch]:

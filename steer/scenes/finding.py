@@ -42,9 +42,8 @@ class Found:
 
     def cpu(self) -> Found:
         """The same on the CPU."""
-        names = ("masks", "boxes", "background", "pictures", "looked_at")
-        objects = Objects(*(part.cpu() for part in vars(self.objects).values()))
-        return Found(objects, *(getattr(self, name).cpu() for name in names))
+        parts = (self.masks, self.boxes, self.background, self.pictures, self.looked_at)
+        return Found(self.objects.to("cpu"), *(part.cpu() for part in parts))
 
     @property
     def counts(self) -> Tensor:
@@ -72,22 +71,18 @@ def find(model: SceneModel, pictures: Tensor) -> Found:
     (torch.Size([2]), torch.Size([2, 64, 64]), True)
     """
     seen = model(pictures)
-    count = len(pictures)
-    likely = seen.objects.presences > PRESENT
-    objects, colours, alphas = (
-        chosen(seen.objects, likely),
-        seen.colours[likely],
-        seen.alphas[likely],
-    )
-    masks = model.masks(objects, model.compose(objects, colours, alphas, count), alphas)
-    boxes = tight(masks)
-    visible = (masks > 0.5).flatten(1).sum(1) >= SEEN
-    kept = once(boxes, objects, visible)
-    objects, colours, alphas = chosen(objects, kept), colours[kept], alphas[kept]
-    composed = model.compose(objects, colours, alphas, count)
-    masks = model.masks(objects, composed, alphas)
+    kept = (seen.objects.presences > PRESENT).nonzero()[:, 0]
+    objects, colours, alphas = seen.objects, seen.colours, seen.alphas
+    while True:
+        objects, colours, alphas = objects.at(kept), colours[kept], alphas[kept]
+        composed = model.compose(objects, colours, alphas, len(pictures))
+        masks = model.masks(objects, composed, alphas)
+        boxes = tight(masks)
+        kept = once(boxes, objects, (masks > 0.5).flatten(1).sum(1) >= SEEN)
+        if len(kept) == len(masks):
+            break
     return Found(
-        objects, masks, tight(masks), seen.background, model.picture(seen.background, composed),
+        objects.at(kept), masks[kept], boxes[kept], seen.background, model.picture(seen.background, composed),
         seen.looked_at.flatten(1).sum(1),
     )  # fmt: skip
 
@@ -101,8 +96,3 @@ def once(boxes: Tensor, objects: Objects, visible: Tensor) -> Tensor:
     strength = objects.presences[seen]
     kept = seen[batched_nms(boxes[seen], strength, objects.which[seen], TWICE)]
     return kept[objects.which[kept].argsort(stable=True)]
-
-
-def chosen(objects: Objects, which: Tensor) -> Objects:
-    """Some of the objects."""
-    return Objects(*(getattr(objects, name)[which] for name in Objects.__dataclass_fields__))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from steer.scenes.boxes import ANGLE, HEIGHT, WIDTH, X, Y, moments
+from steer.scenes.boxes import ANGLE, HEIGHT, WIDTH, X, Y, moments, turned
 
 #: Standard deviation of an alpha inside its box, whose half side is 1: a disc's for a box a fourth
 #: larger than it.
@@ -30,15 +30,14 @@ def log_likelihood(pictures: Tensor, drawn: Tensor, sigma: float) -> Tensor:
 
 
 def mixture(
-    pictures: Tensor, shares: Tensor, colours: Tensor, clear: Tensor, foreground: Tensor,
-    sigma: float,
-) -> Tensor:  # fmt: skip
+    pictures: Tensor, shares: Tensor, colours: Tensor, clear: Tensor, before: Tensor, sigma: float
+) -> Tensor:
     """Negative log likelihood [B] of pictures [B, 3, H, W] (equations 5.1 and 5.2): each pixel is
-    of the foreground [B, 3, H, W] or, with probability `clear` [B, 1, H, W], of one of the
-    background's components [B, K, 3, H, W], by their shares [B, K, 1, H, W]."""
+    of the foreground, with log density `before` [B, 1, H, W], or, with probability `clear`
+    [B, 1, H, W], of one of the background's components [B, K, 3, H, W], by their shares
+    [B, K, 1, H, W]."""
     behind = log_likelihood(pictures[:, None], colours, sigma) + _log(shares)
-    before = log_likelihood(pictures, foreground, sigma) + _log(1 - clear)
-    whole = torch.logaddexp(behind.logsumexp(1) + _log(clear), before)
+    whole = torch.logaddexp(behind.logsumexp(1) + _log(clear), before + _log(1 - clear))
     return -whole.sum((1, 2, 3))
 
 
@@ -59,10 +58,8 @@ def object_prior(alphas: Tensor, boxes: Tensor) -> Tensor:
     """
     shift, scale, mean = moments(alphas[:, 0])
     halves = boxes[:, WIDTH : HEIGHT + 1]
-    cos, sin = (torch.deg2rad(boxes[:, ANGLE]).detach(),) * 2
-    cos, sin = cos.cos(), sin.sin()
     p, q = (shift * halves).unbind(1)
-    moved = torch.stack([cos * p + sin * q, cos * q - sin * p], dim=1).detach()
+    moved = torch.stack(turned(p, q, boxes[:, ANGLE]), dim=1).detach()
     wanted = (halves * scale / FILLED).detach()
     away = boxes[:, X : Y + 1] - (boxes[:, X : Y + 1].detach() + moved)
     cost = (wanted / halves).log() + (halves**2 + away**2) / (2 * wanted**2) - 0.5

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from steer.scenes.background import Background, mixed
 from steer.scenes.boxes import glimpses, project, windows
-from steer.scenes.gaussians import Gaussian, standard, taken
+from steer.scenes.gaussians import Gaussian, taken
 from steer.scenes.objects import BoxDecoder, Cells, ObjectVAE, Prior
 
 #: A proposal is looked at where the one before it in its cell is as present as this, or more.
 LOOKED_AT = 0.01
 
 
-@dataclass
-class Objects:
+class Objects(NamedTuple):
     """Objects [M] of several pictures: `which` picture each is of, its box [M, 5], depth, presence
     [M], and what it looks like: z_what [M, d]."""
 
@@ -28,6 +27,14 @@ class Objects:
     depths: Tensor
     presences: Tensor
     what: Tensor
+
+    def at(self, chosen: Tensor) -> Objects:
+        """Those that a mask or index chooses."""
+        return Objects(*(part[chosen] for part in self))
+
+    def to(self, device: torch.device | str) -> Objects:
+        """The same on a device."""
+        return Objects(*(part.to(device) for part in self))
 
 
 @dataclass
@@ -206,8 +213,3 @@ class SceneModel(nn.Module):
         what[seen.looked_at] = seen.objects.what * seen.objects.presences[:, None]
         given = (seen.presence, seen.box * seen.presences[..., None], what)
         return self.prior(seen.background, lambda k, i, _: given[i][:, :, k])
-
-
-def background_divergence(seen: Inferred) -> Tensor:
-    """Divergence [B] of the background's codes from N(0, 1)."""
-    return seen.q_background.divergence(standard(seen.background))

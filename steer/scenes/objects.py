@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from steer.scenes.gaussians import Gaussian, dense, stacked
+from steer.scenes.gaussians import Gaussian, Halved, dense, lively, stacked
 
 #: Half a box's sides, as fractions of the picture's: the least, the most, and at the start.
 SMALLEST, LARGEST, FIRST = 0.02, 0.5, 0.15
@@ -46,13 +46,11 @@ class Cells(nn.Module):
         super().__init__()
         self.most, self.sizes = most, (presence, box)
         halvings = (side // grid).bit_length() - 1
-        channels = [3, *(width * min(2**i, 6) for i in range(halvings))]
-        layers: list[nn.Module] = []
-        for i in range(halvings):
-            layers += [nn.Conv2d(channels[i], channels[i + 1], 4, 2, 1), nn.SiLU()]
+        channels = [width * min(2**i, 6) for i in range(halvings)]
         cell = channels[-1]
-        self.features = nn.Sequential(*layers, nn.Conv2d(cell, cell, 3, 1, 1), nn.SiLU())
-        self.hidden = cell
+        self.features = nn.Sequential(
+            Halved(*channels), lively(nn.Conv2d(cell, cell, 3, 1, 1)), nn.SiLU()
+        )
         self.steps = nn.LSTMCell(cell + presence + box, cell)
         self.first = _first_presences(most, presence)
         self.presence = dense(cell, 64, 2 * presence, quiet=0.1)
@@ -133,12 +131,9 @@ class ObjectVAE(nn.Module):
 
     def __init__(self, side: int = 16, latent: int = 16, width: int = 32):
         super().__init__()
-        self.side, self.latent = side, latent
         core = 2 * width * (side // 4) ** 2
         self.encoder = nn.Sequential(
-            *(nn.Conv2d(3, width, 4, 2, 1), nn.SiLU()),
-            *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.SiLU()),
-            *(nn.Flatten(), dense(core, 128, 2 * latent)),
+            *(Halved(width, 2 * width), nn.Flatten(), dense(core, 128, 2 * latent)),
         )
         self.decoder = nn.Sequential(
             *(dense(latent, 128, core), nn.SiLU()),

@@ -136,10 +136,10 @@ def _drawn(
     what, present = torch.stack(codes[2], dim=2), torch.stack(presences, dim=2)
     for i in range(n):
         mine = present[i] > PRESENT
-        given = torch.zeros_like(mine) if fixed is None else fixed.places
+        given = torch.zeros_like(mine) if fixed is None else fixed.places.to(device)
         others = mine & ~given
         own = Objects(
-            torch.zeros(int(others.sum())).long(), boxes[i][others], depths[i][others],
+            torch.zeros_like(depths[i][others]).long(), boxes[i][others], depths[i][others],
             present[i][others], what[i][others],
         )  # fmt: skip
         yield _scene(model, background[i], own, kept)
@@ -150,9 +150,10 @@ def _scene(model: SceneModel, background: Tensor, own: Objects, kept: Scene | No
     parts = [own.boxes, own.depths, own.presences, own.what]
     parts = [part.cpu() for part in parts]
     if kept is not None:
-        before = (kept.boxes, kept.depths, kept.presences, kept.what.reshape(len(kept), -1))
+        before = (kept.boxes, kept.depths, kept.presences, kept.what)
         parts = [
-            torch.cat([a.reshape(-1, *b.shape[1:]), b]) for a, b in zip(before, parts, strict=True)
+            torch.cat([a.reshape(len(kept), *b.shape[1:]), b])
+            for a, b in zip(before, parts, strict=True)
         ]
     boxes, depths, presences, what = parts
     return Scene(model.identity, background.cpu(), boxes, depths, presences, what)
@@ -193,9 +194,11 @@ class _Fixed:
 @torch.enable_grad()
 def _code_of(model: SceneModel, box: Tensor, depth: Tensor, cell: int, number: int) -> Tensor:
     """z_box [d] of a cell whose box and depth are these; InputError where none is near."""
-    z = torch.zeros(model.grid**2, 1, model.sizes[1], requires_grad=True)
+    device = next(model.parameters()).device
+    box, depth = box.to(device), depth.to(device)
+    z = torch.zeros(model.grid**2, 1, model.sizes[1], requires_grad=True, device=device)
     optimiser = torch.optim.Adam([z], lr=0.05)
-    scale = torch.tensor([1.0, 1.0, 1.0, 1.0, 1 / 360])
+    scale = torch.tensor([1.0, 1.0, 1.0, 1.0, 1 / 360], device=device)
     for _ in range(SEARCH):
         boxes, depths = model.decoder.boxes(z)
         away = ((boxes[cell, 0] - box) * scale).square().sum()

@@ -56,10 +56,11 @@ class Scene:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def objects(self, number: int = 0) -> Objects:
-        """What a model composes, as those of picture `number`."""
+    def objects(self, number: int, dim: int) -> Objects:
+        """What a model of `dim` numbers a look composes, as those of picture `number`."""
         which = torch.full((len(self),), number)
-        return Objects(which, self.boxes, self.depths, self.presences, self.what)
+        what = self.what.reshape(len(self), dim)
+        return Objects(which, self.boxes, self.depths, self.presences, what)
 
     # --- edits: each gives another scene ---
 
@@ -207,17 +208,17 @@ def draw(model: SceneModel, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     Raises InputError for scenes of another model.
     """
     background, what = model.background.dim, model.sizes[2]
+    device = next(model.parameters()).device
     for scene in scenes:
         if scene.background.shape != (background,) or (len(scene) and scene.what.shape[1] != what):
             raise InputError(
                 f"expected a scene of {background} numbers behind and {what} of each object, got "
                 f"{list(scene.background.shape)} and {list(scene.what.shape)}: of another model."
             )
-    parts = [scene.objects(i) for i, scene in enumerate(scenes)]
-    objects = Objects(*(torch.cat([getattr(p, name) for p in parts])
-                        for name in Objects.__dataclass_fields__))  # fmt: skip
-    objects.what = objects.what.reshape(-1, what)
+    parts = [scene.objects(i, what) for i, scene in enumerate(scenes)]
+    objects = Objects(*(torch.cat(each) for each in zip(*parts, strict=True))).to(device)
     colours, alphas = model.objects(objects.what)
     composed = model.compose(objects, colours, alphas, len(scenes))
-    pictures = model.picture(torch.stack([scene.background for scene in scenes]), composed)
+    behind = torch.stack([scene.background for scene in scenes]).to(device)
+    pictures = model.picture(behind, composed)
     return pictures, model.masks(objects, composed, alphas)

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from steer.checkpoints import save_checkpoint
 from steer.errors import SteerError
 from steer.scenes.gaussians import standard
-from steer.scenes.losses import alignment, mixture, object_prior
-from steer.scenes.model import Inferred, SceneModel, background_divergence
+from steer.scenes.losses import alignment, log_likelihood, mixture, object_prior
+from steer.scenes.model import Inferred, SceneModel
 from steer.sheets import side_by_side
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn.
-BEGIN = {"background": 0.0, "objects": 0.05, "boxes": 0.15}
+BEGIN = {"background": 0.0, "objects": 0.1, "boxes": 0.2}
+#: While it learns alone, the background has this share of each pixel; the rest is of any colour, so
+#: that it leaves out what it cannot draw rather than to draw all objects badly.
+CLEAR = 0.8
 #: From this share of all steps on, every so many steps, the foreground must cover some of the
 #: pictures and not nearly all: otherwise the background has swallowed everything, or nothing.
 JUDGED, JUDGED_EVERY, FOREGROUND = 0.3, 100, (0.002, 0.8)
@@ -34,8 +37,8 @@ class Scenes:
     """The negative evidence lower bound of equations 5.1 to 5.5, the object-prior loss and the
     rotation loss.
 
-    The background is trained alone first, then the object VAE in boxes that stay where they begin,
-    then boxes, presences and the prior. To a prior that is learned, boxes that show nothing are
+    The background is trained alone first, then the object VAE alone, in boxes that stay where they
+    begin, then everything. To a prior that is learned, boxes that show nothing are
     free; so that there are none, each object costs `cost` nats besides. Each part's learning rate
     falls to nothing along a cosine.
     """
@@ -58,14 +61,14 @@ class Scenes:
         self.betas = {"box": beta_box, "what": beta_what, "presence": beta_presence}
         self.cost = cost
         self.object_prior, self.rotation = object_prior, rotation if model.decoder.turns else 0.0
-        self.networks: dict[str, list[nn.Module]] = {
+        networks: dict[str, list[nn.Module]] = {
             "background": [model.background],
             "objects": [model.objects],
             "boxes": [model.cells, model.decoder, model.prior],
         }
         self.optimisers = {
             name: torch.optim.Adam([w for part in parts for w in part.parameters()], lr=rate)
-            for name, parts in self.networks.items()
+            for name, parts in networks.items()
         }
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -75,6 +78,8 @@ class Scenes:
     def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """One update; logs nats per picture, NaN once training has diverged."""
         learning = [name for name, begin in BEGIN.items() if step >= begin * self.steps]
+        if learning == ["background", "objects"]:
+            learning.remove("background")
         drawn = [noise.normal(len(pictures), *shape) for shape in self.model.noise_shapes()]
         if "objects" in learning:
             first, last = (BEGIN[name] * self.steps for name in ("objects", "boxes"))
@@ -108,8 +113,8 @@ class Scenes:
         """Losses of the background alone."""
         posterior = self.model.background.posterior(pictures)
         shares, colours = self.model.background(posterior.sample(noise))
-        nothing = torch.zeros_like(pictures)
-        nll = mixture(pictures, shares, colours, 1 - nothing[:, :1], nothing, self.sigma)
+        any_colour = torch.zeros_like(pictures[:, :1])
+        nll = mixture(pictures, shares, colours, any_colour + CLEAR, any_colour, self.sigma)
         away = posterior.divergence(standard(posterior.mean))
         return {"reconstruction": nll.mean(), "background": away.mean()}, {}
 
@@ -120,10 +125,11 @@ class Scenes:
         seen = self.model(pictures, noise)
         composed = self.model.compose(seen.objects, seen.colours, seen.alphas, len(pictures))
         shares, colours = self.model.background(seen.background)
-        nll = mixture(pictures, shares, colours, composed.clear, composed.foreground, self.sigma)
+        before = log_likelihood(pictures, composed.foreground, self.sigma)
+        nll = mixture(pictures, shares, colours, composed.clear, before, self.sigma)
         losses = {
             "reconstruction": nll.mean(),
-            "background": background_divergence(seen).mean(),
+            "background": seen.q_background.divergence(standard(seen.background)).mean(),
             **self.divergences(seen, len(pictures)),
         }
         if boxes:
