@@ -82,8 +82,8 @@ def find(model: SceneModel, pictures: Tensor) -> Found:
         if len(kept) == len(masks):
             break
     return Found(
-        objects.at(kept), masks[kept], boxes[kept], seen.background, model.picture(seen.background, composed),
-        seen.looked_at.flatten(1).sum(1),
+        objects.at(kept), masks[kept], boxes[kept], seen.background,
+        model.picture(seen.background, composed), seen.looked_at.flatten(1).sum(1),
     )  # fmt: skip
 
 
