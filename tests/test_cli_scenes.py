@@ -312,3 +312,37 @@ def test_scenes_are_drawn_from_the_prior_around_what_is_kept(steer: Steer, model
 def test_mistakes_in_sampling_are_told_in_a_sentence(steer: Steer, model, scene, arguments, words):
     where = ["--model", model] if len(arguments) > 1 and arguments[0] == "--scenes" else []
     refused(steer("sample", *arguments, *where), *words)
+
+
+def test_resuming_does_what_is_missing(steer: Steer, model, pictures):
+    Path("p3.png").write_bytes(b"no picture")
+    arguments = ["decompose", *pictures, "p3.png", "--model", model, "-o", "out", "--json"]
+    first = steer(*arguments)
+    assert first.status == 3 and "p3.png" in first.err
+    edited = Path("out/p0.json")
+    told = json.loads(edited.read_text())
+    told["objects"] = told["objects"][:1]
+    edited.write_text(json.dumps(told))
+    kept = {name: Path(f"out/{name}.json").stat().st_mtime_ns for name in ("p0", "p1")}
+    Path("out/p2.json").write_bytes(Path("out/p2.json").read_bytes()[:500])
+    again = steer(*arguments, "--resume")
+    assert again.status == 3
+    assert {n: Path(f"out/{n}.json").stat().st_mtime_ns for n in kept} == kept
+    rows = [row["objects"] for row in first.summary["pictures"]]
+    assert [row["objects"] for row in again.summary["pictures"]] == [1, *rows[1:]]
+    letterboxed = steer(*arguments, "--resume", "--align", "letterbox")
+    assert [row["objects"] for row in letterboxed.summary["pictures"]][0] == rows[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["p0.png", "--align", "stretch"], "stretch"),
+        (["-", "--resume"], "--resume"),
+        (["--train", "scenes", "-o", "-"], "folder"),
+        (["--train", "scenes", "--sigma", "inf"], "finite"),
+    ],
+)
+def test_what_cannot_be_is_refused(steer: Steer, model, pictures, arguments, said):
+    given = [] if "--train" in arguments else ["--model", model]
+    refused(steer("decompose", *arguments, *given), said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,18 +12,19 @@ from steer.cli import options
 from steer.cli.given import refuse_given
 from steer.cli.options import Batch, Bf16, Device, Json, Quiet, Resume, Seed
 from steer.cli.progress import is_terminal, progress
+from steer.cli.training import Run, open_data, require_finite, require_folder
 from steer.errors import InputError
 
 if TYPE_CHECKING:
     from steer.scenes.decomposition import Decomposed
+    from steer.scenes.model import SceneModel
+    from steer.scenes.scene import Scene
 
 NAME = "decompose"
-#: Runs of a training that found no objects, and how far apart their seeds are.
-ATTEMPTS, SEEDS_APART = 3, 1000
 #: What only the training of a model takes.
 TRAINING = (
     "size", "grid", "boxes", "turns", "steps", "rate", "sigma", "object_prior", "rotation",
-    "every", "bf16", "seed", "resume",
+    "every", "bf16", "seed",
 )  # fmt: skip
 #: What only the decomposing of pictures takes.
 DECOMPOSING = ("model", "align")
@@ -76,7 +76,8 @@ def command(
     """Take pictures for scenes: a background, and objects in boxes that `render --scene` moves.
 
     A folder gets NAME.json and NAME.png of each picture. Those that cannot be read are named on
-    stderr, the others are done, and the status is 3. With --train, a model is trained on pictures
+    stderr, the others are done, and the status is 3; with --resume those that an earlier run did
+    stay as they are. With --train, a model is trained on pictures
     without any labels (chapter 5 of Plumerault 2023), and -o is its folder.
 
     Example: steer decompose desk.png -m my-scenes | steer render --scene - --move 0:0.1,0 -o m.png
@@ -87,24 +88,30 @@ def command(
         refuse_given(context, DECOMPOSING, f"beside --train {train}, which makes a model")
         if not turns:
             refuse_given(context, ("rotation",), "without --turns")
-        folder = Path(out or "scene-model")
+        require_finite({"rate": rate, "sigma": sigma, "object-prior": object_prior,
+                        "rotation": rotation})  # fmt: skip
+        folder = require_folder(out or "scene-model")
+        data = open_data(context, train, size, 3)
+        from steer.cli.scene_training import train_scenes
+        from steer.training.team import Team
+
+        run = Run(folder, every, resume, quiet, json_, Team(device))
         sizes = {"grid": grid, "most": boxes, "turns": turns}
         weights = {"object_prior": object_prior, "rotation": rotation, "sigma": sigma}
         how = {"batch": batch, "seed": seed, "bf16": bf16, "steps": steps, "rate": rate}
-        _train(context, train, folder, size, sizes, {**weights, **how},
-               every, resume, quiet, json_, device)  # fmt: skip
+        train_scenes(run, *data, sizes, {**weights, **how})
         return
     refuse_given(context, TRAINING, "without --train")
     if not pictures:
         raise InputError("expected pictures to decompose, or --train DATA.")
     if model is None:
         raise InputError("expected --model, a folder that decompose --train wrote.")
-    _decompose(pictures, model, align, out, batch, device, json_, quiet)
+    _decompose(pictures, model, align, out, batch, resume, device, json_, quiet)
 
 
 def _decompose(
-    pictures: list[str], model: str, align: str, out: str | None, batch: int, device: str,
-    json_: bool, quiet: bool,
+    pictures: list[str], model: str, align: str, out: str | None, batch: int, resume: bool,
+    device: str, json_: bool, quiet: bool,
 ) -> None:  # fmt: skip
     from steer.images import find_images
     from steer.scenes.decomposition import decompose
@@ -114,21 +121,28 @@ def _decompose(
     paths = piped + find_images(text for text in pictures if text != "-")
     target = out or ("scenes" if len(paths) > 1 or is_terminal(sys.stdout) else "-")
     options.refuse_json_on_stdout(json_, target)
+    if resume and "-" in (target, *pictures):
+        raise InputError("expected files for --resume, got - for a pipe.")
     places = _places(target, paths)
     network = load(model, device)
     failed: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    with progress("decomposing", len(paths), quiet) as bar:
-        for done in decompose(
-            network, paths, align=align, batch=batch, left_out=failed.__setitem__
-        ):
+    made = {str(path): _made(path, places[str(path)], network, align) for path in paths if resume}
+    rows = {name: _row(name, scene) for name, scene in made.items() if scene}
+    left = [path for path in paths if str(path) not in rows]
+    with progress("decomposing", len(left), quiet) as bar:
+        for done in decompose(network, left, align=align, batch=batch,
+                              left_out=failed.__setitem__):  # fmt: skip
             _write(done, places[done.path])
-            rows.append({"picture": done.path, "objects": len(done.scene), "error": done.error})
-            bar(len(rows) + len(failed), done.error)
+            rows[done.path] = _row(done.path, done.scene)
+            bar(len(rows) + len(failed) - (len(paths) - len(left)), done.error)
+    if not rows:
+        last = list(failed.values())[-1]
+        raise InputError(f"expected a picture, none of {len(paths)} could be read: {last}")
     for reason in failed.values():
         options.note(f"left out: {reason}")
     if json_:
-        options.print_json({"output": target, "pictures": rows, "failed": failed})
+        told = [rows[str(path)] for path in paths if str(path) in rows]
+        options.print_json({"output": target, "pictures": told, "failed": failed})
     if failed:
         raise typer.Exit(3)
 
@@ -153,6 +167,30 @@ def _places(target: str, paths: list[Path]) -> dict[str, str]:
     return places
 
 
+def _made(path: Path, place: str, model: SceneModel, align: str) -> Scene | None:
+    """The scene that an earlier run wrote for a picture, whether it was edited since or not; none
+    where it is damaged, or of another picture, model or fit."""
+    from hashlib import sha256
+
+    from steer.disk import read_whole
+    from steer.scenes.scene import load_scene
+
+    if not Path(place).exists():
+        return None
+    try:
+        scene, data = load_scene(place), read_whole(path)
+    except InputError:
+        return None
+    same = {"sha256": sha256(data).hexdigest(), "align": align}.items()
+    weights = scene.model.get("checksum") == model.identity["checksum"]
+    return scene if weights and same <= scene.made.get("options", {}).items() else None
+
+
+def _row(name: str, scene: Scene) -> dict[str, Any]:
+    """What --json says of a picture."""
+    return {"picture": name, "objects": len(scene), "error": scene.made["options"]["error"]}
+
+
 def _write(done: Decomposed, place: str) -> None:
     """The scene, and in a folder a picture of it."""
     from steer.disk import write_atomically, write_stdout
@@ -163,64 +201,3 @@ def _write(done: Decomposed, place: str) -> None:
         return
     write_atomically(Path(place), done.scene.to_json())
     write_png(Path(place).with_suffix(".png"), done.sheet())
-
-
-def _train(
-    context: typer.Context, data: str, folder: Path, size: int, sizes: dict[str, Any],
-    trained: dict[str, Any], every: int, resume: bool, quiet: bool, json_: bool, device: str,
-) -> None:  # fmt: skip
-    import torch
-
-    from steer.cli.train_vae import open_data, run
-    from steer.datasets import is_procedural
-    from steer.scenes.model import SceneModel
-    from steer.training.loop import STATE
-    from steer.training.scenes import Scenes, Swallowed
-    from steer.training.team import Team
-
-    if is_procedural(data):
-        beside = f"with the procedural set {data}, whose pictures have a shape of their own"
-        refuse_given(context, ("size",), beside)
-    dataset, left_out = open_data(data, size, 3)
-    channels, height, width = dataset.shape
-    if channels != 3 or height != width or height % sizes["grid"] or _odd(height // sizes["grid"]):
-        raise InputError(
-            f"expected square pictures of 3 channels and cells of 2^k pixels, got "
-            f"{list(dataset.shape)} and {sizes['grid']} cells along a side."
-        )
-    team = Team(device)
-    names = ("steps", "rate", "sigma", "object_prior", "rotation")
-    for attempt in range(_attempt(folder) if resume else 0, ATTEMPTS):
-        seed = trained["seed"] + attempt * SEEDS_APART
-        torch.manual_seed(seed)
-        model = SceneModel(height, **sizes).to(team.device)
-        objective = Scenes(model, **{name: trained[name] for name in names})
-        chosen = {"objective": "scenes", "data": dataset.name, **model.config, **trained,
-                  "seed": seed, "attempt": attempt}  # fmt: skip
-        try:
-            run(objective, dataset, left_out, folder, chosen, every, resume, quiet, json_, team,
-                objective.judge)  # fmt: skip
-            return
-        except Swallowed as failed:
-            team.wait()
-            if team.leads:
-                (folder / STATE).unlink(missing_ok=True)
-            if attempt + 1 == ATTEMPTS:
-                raise
-            options.note(f"{failed} Beginning anew with seed {seed + SEEDS_APART}.")
-
-
-def _attempt(folder: Path) -> int:
-    """Which attempt an interrupted run was at."""
-    from steer.training.loop import OPTIONS
-
-    try:
-        attempt = json.loads((folder / OPTIONS).read_text())["attempt"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0
-    return attempt if type(attempt) is int and 0 <= attempt < ATTEMPTS else 0
-
-
-def _odd(cell: int) -> bool:
-    """Whether a cell's side is no power of two, of 4 or more."""
-    return cell < 4 or bool(cell & (cell - 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,7 @@ import typer
 
 from steer.cli.given import refuse_given
 from steer.cli.options import Bf16, Device, Json, Quiet, Resume, Seed
-from steer.cli.train_vae import open_data, run
-from steer.errors import InputError
+from steer.cli.training import Run, open_data, require_finite, require_folder
 
 NAME = "train-avae"
 
@@ -80,16 +78,11 @@ def command(
     """
     import torch
 
-    from steer.datasets import is_procedural
     from steer.generators import PictureShape, load
     from steer.training.objectives import Blocks, objectives
     from steer.training.team import Team
 
-    if str(out) == "-":
-        raise InputError("expected a folder for -o, got - for a pipe.")
-    if is_procedural(data):
-        beside = f"with the procedural set {data}, whose pictures have a shape of their own"
-        refuse_given(context, ("size", "channels"), beside)
+    require_folder(out)
     build = objectives.get(objective)
     given = {
         "exact": exact, "beta": beta, "gamma": gamma, "sigma": sigma, "vae_from": vae_from,
@@ -100,11 +93,9 @@ def command(
     refuse_given(context, without, f"for the objective {objective}")
     if vae_from:
         refuse_given(context, ("beta",), f"with --vae {vae_from}, which stays as it is")
-    for flag, value in (("beta", beta), ("gamma", gamma), ("lambda", weight), ("rate", rate)):
-        if not math.isfinite(value):
-            raise InputError(f"expected a finite number for --{flag}, got {value}.")
+    require_finite({"beta": beta, "gamma": gamma, "lambda": weight, "rate": rate})
     trained: dict[str, Any] = {name: value for name, value in given.items() if name in takes}
-    dataset, left_out = open_data(data, size, channels)
+    dataset, left_out = open_data(context, data, size, channels)
     chosen: dict[str, Any] = {
         "objective": objective, "data": dataset.name, "picture": list(dataset.shape),
         "latent": latent, "xi": xi, "width": width, "batch": batch, "seed": seed, "steps": steps,
@@ -121,4 +112,5 @@ def command(
             trained[name] = load(trained[name], device="cpu").identity()["checksum"]
     if vae_from:
         del trained["beta"]
-    run(what, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_, team)
+    run = Run(out, every, resume, quiet, json_, team)
+    run.train(what, dataset, left_out, {**chosen, **trained})

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import options
 from steer.cli.given import refuse_given
 from steer.cli.options import Bf16, Device, Json, Quiet, Resume, Seed
-from steer.cli.progress import progress
+from steer.cli.training import Run, open_data, require_folder
 from steer.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from steer.datasets import Dataset
     from steer.generators.vae import VAE
-    from steer.training.loop import Objective
-    from steer.training.team import Team
 
 NAME = "train-vae"
 #: What makes a VAE's networks, beside the shape of its pictures.
@@ -76,12 +71,14 @@ def command(
     from steer.training.team import Team
     from steer.training.vae import BetaVAE
 
-    if str(out) == "-":
-        raise InputError("expected a folder for -o, got - for a pipe.")
-    _refuse_what_does_nothing(context, data, likelihood, start)
+    require_folder(out)
+    if likelihood == "bernoulli":
+        refuse_given(context, ("sigma",), "with --likelihood bernoulli, which has no spread")
+    if start:
+        refuse_given(context, SIZES, f"with --from {start}, whose sizes stay")
     team = Team(device)
     widths_, dense_ = _sizes(widths, "--widths"), _sizes(dense, "--dense")
-    dataset, left_out = open_data(data, size, channels)
+    dataset, left_out = open_data(context, data, size, channels)
     chosen: dict[str, Any] = {
         "data": dataset.name,
         "latent": latent,
@@ -105,68 +102,8 @@ def command(
     vae = _started(dataset.shape, chosen, team.device)
     objective = BetaVAE(vae, **trained)
     chosen |= {name: vae.config[name] for name in SIZES}
-    run(objective, dataset, left_out, out, {**chosen, **trained}, every, resume, quiet, json_, team)
-
-
-def run(
-    objective: Objective,
-    dataset: Dataset,
-    left_out: list[InputError],
-    out: Path,
-    chosen: dict[str, Any],
-    every: int,
-    resume: bool,
-    quiet: bool,
-    json_: bool,
-    team: Team,
-    judge: Callable[[int, dict[str, float]], None] = lambda step, stats: None,
-) -> None:
-    """Train, with a bar, and say what came of it; status 3 where pictures were left out. `judge`
-    is told each step's numbers, and may end the run by an error."""
-    from steer.training.loop import STATE, train
-
-    for reason in left_out if team.leads else []:
-        options.note(f"left out: {reason}")
-    silent = quiet or not team.leads
-
-    def report(step: int, stats: dict[str, float]) -> None:
-        bar(step, next(iter(stats.values())))
-        judge(step, stats)
-
-    with progress("training", chosen["steps"], silent, out / STATE) as bar:
-        train(
-            objective, dataset, out, chosen,
-            steps=chosen["steps"], batch=chosen["batch"], seed=chosen["seed"],
-            every=every, resume=resume, team=team, bf16=chosen["bf16"],
-            report=report,
-        )  # fmt: skip
-    if json_ and team.leads:
-        reasons = [str(reason) for reason in left_out]
-        options.print_json({"model": str(out), "left_out": reasons, **chosen})
-    if left_out:
-        raise typer.Exit(3)
-
-
-def _refuse_what_does_nothing(
-    context: typer.Context, data: str, likelihood: str, start: str | None
-) -> None:
-    from steer.datasets import is_procedural
-
-    if is_procedural(data):
-        beside = f"with the procedural set {data}, whose pictures have a shape of their own"
-        refuse_given(context, ("size", "channels"), beside)
-    if likelihood == "bernoulli":
-        refuse_given(context, ("sigma",), "with --likelihood bernoulli, which has no spread")
-    if start:
-        refuse_given(context, SIZES, f"with --from {start}, whose sizes stay")
-
-
-def open_data(data: str, size: int, channels: int) -> tuple[Dataset, list[InputError]]:
-    """The pictures, and why some of a folder or zip cannot be read."""
-    from steer.datasets import open_dataset
-
-    left_out: list[InputError] = []
-    return open_dataset(data, size, channels, left_out.append), left_out
+    run = Run(out, every, resume, quiet, json_, team)
+    run.train(objective, dataset, left_out, {**chosen, **trained})
 
 
 def _started(shape: tuple[int, int, int], chosen: dict[str, Any], device: torch.device) -> VAE:

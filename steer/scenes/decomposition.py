@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +37,7 @@ class Decomposed:
     picture: Tensor
     drawn: Tensor
     labels: Tensor
-
-    @property
-    def error(self) -> float:
-        """Mean square error of the reconstruction."""
-        return (self.drawn - self.picture).square().mean().item()
+    error: float
 
     def sheet(self) -> Tensor:
         """The picture with its boxes, the reconstruction, and whose each pixel is, as one."""
@@ -65,11 +60,10 @@ def decompose(
     """The scenes of pictures on disk, `-` for standard input, in their order; `left_out` is told of
     those that cannot be read.
 
-    Raises InputError for an unknown `align`, and where no picture can be read.
+    Raises InputError for an unknown `align`.
     """
     if align not in FITS:
         raise unknown("fit", align, FITS)
-    readable, last = 0, ""
     for first in range(0, len(paths), batch):
         photos: list[tuple[str, str, Tensor]] = []
         for path in paths[first : first + batch]:
@@ -77,14 +71,10 @@ def decompose(
                 data = read_stdin() if str(path) == "-" else read_whole(path)
                 picture = fit(read_image(data, str(path)), 3, model.side, model.side, align)
             except InputError as error:
-                last = str(error)
-                left_out(str(path), last)
+                left_out(str(path), str(error))
             else:
                 photos.append((str(path), hashlib.sha256(data).hexdigest(), picture))
-        readable += len(photos)
         yield from _scenes(model, photos, align)
-    if not readable:
-        raise InputError(f"expected a picture, none of {len(paths)} could be read: {last}")
 
 
 def _scenes(
@@ -95,10 +85,12 @@ def _scenes(
         pictures = torch.stack([picture for _, _, picture in part])
         found, done = find(model, pictures.to(next(model.parameters()).device)).cpu(), []
         for i, (path, checksum, picture) in enumerate(part):
-            made: dict[str, Any] = how_made("decompose", align=align, picture=Path(path).name,
-                                            sha256=checksum)  # fmt: skip
+            drawn = found.pictures[i]
+            error = (drawn - picture).square().mean().item()
+            made = how_made("decompose", align=align, picture=Path(path).name, sha256=checksum,
+                            error=error)  # fmt: skip
             scene = Scene.of(found, i, model.identity, made)
-            done.append(Decomposed(path, scene, picture, found.pictures[i], found.labels[i]))
+            done.append(Decomposed(path, scene, picture, drawn, found.labels[i], error))
         return done
 
     for done in in_batches(work, len(photos), len(photos) or 1):
