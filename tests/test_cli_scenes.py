@@ -331,7 +331,7 @@ def test_resuming_does_what_is_missing(steer: Steer, model, pictures):
     rows = [row["objects"] for row in first.summary["pictures"]]
     assert [row["objects"] for row in again.summary["pictures"]] == [1, *rows[1:]]
     letterboxed = steer(*arguments, "--resume", "--align", "letterbox")
-    assert [row["objects"] for row in letterboxed.summary["pictures"]][0] == rows[0]
+    assert letterboxed.summary["pictures"][0]["objects"] == rows[0]
 
 
 @pytest.mark.parametrize(
