@@ -16,7 +16,6 @@ from torch import Tensor
 from steer.checkpoints import save_checkpoint
 from steer.datasets.scenes import Scenes
 from steer.images import write_png
-from steer.scenes.finding import find
 from steer.scenes.model import SceneModel
 from steer.scenes.stored import load
 
@@ -84,7 +83,7 @@ def test_a_pipe_from_the_picture_to_the_moved_object(steer: Steer, model, pictur
 def test_a_scene_is_drawn_as_decompose_reconstructed_it(steer: Steer, model, scene):
     drawn = shown(steer("render", "--scene", scene).out)
     picture = Scenes().pictures(torch.arange(1))
-    wanted = find(load(model, "cpu"), (picture * 255).round() / 255).pictures[0]
+    wanted = load(model, "cpu").find((picture * 255).round() / 255).pictures[0]
     assert (drawn - (255 * wanted.permute(1, 2, 0)).round()).abs().max() <= 1
 
 
@@ -241,7 +240,7 @@ def test_training_that_was_killed_ends_with_the_same_bytes(
 
 
 def test_found_objects_lie_by_picture(model):
-    found = find(load(model, "cpu"), Scenes().pictures(torch.arange(3)))
+    found = load(model, "cpu").find(Scenes().pictures(torch.arange(3)))
     assert found.counts.sum() == len(found.masks) == sum(len(found.of(i)) for i in range(3))
 
 

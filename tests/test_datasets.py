@@ -281,5 +281,7 @@ def test_a_bad_picture_in_a_zip_is_named(archive):
 
 @pytest.mark.parametrize("source", ["sprit", "nowhere/at/all", "a.zip"])
 def test_what_is_no_data_set(source):
-    with pytest.raises(InputError, match=r"zip of pictures or one of scenes, sprites, sprites-g"):
+    with pytest.raises(
+        InputError, match=r"pictures or one of one-object, scenes, sprites, sprites-g"
+    ):
         open_dataset(source)

@@ -21,10 +21,11 @@ from toys import AXES, Blob
 import steer
 from steer.checkpoints import save_checkpoint
 from steer.cli import app
-from steer.datasets.scenes import Scenes
+from steer.datasets.scenes import OneObject, Scenes
 from steer.errors import InputError
 from steer.generators import Condition, LatentSpace, generators
 from steer.images import read_image
+from steer.scenes.bfvae import load as load_bfvae
 from steer.scenes.evaluation import evaluate
 from steer.scenes.model import SceneModel
 
@@ -341,3 +342,31 @@ def test_what_scene_models_find(figure, tmp_path):
     assert read_image(out / "0-m.png").shape[0] == 3
     with pytest.raises(InputError, match="expected a set whose objects are known, got sprites"):
         figure("scenes", str(tmp_path / "m"), "--data", "sprites")
+
+
+def test_what_each_code_of_a_bfvae_tells(figure, monkeypatch):
+    """A run as small as can be, and its folder judged again; then codes whose worth is known."""
+    sizes = ("-n", "80", "--held-out", "8")
+    how = ("--size", "16", "--steps", "3", "--batch", "4", *sizes)
+    printed, rows, out = figure("bfvae", *how)
+    assert [row[0] for row in printed] == ["z_f by mask", "z_f", "z_b"]
+    assert [row["clean"] is None for row in rows] == [True, True, False]
+    model, scenes = load_bfvae(out / "model", "cpu"), OneObject()
+    scenes.shape, indices = (3, 16, 16), 10**9 + torch.arange(8)
+    behind = scenes.backgrounds(scenes.layout(indices).background).clamp(0, 1)
+    error = (model.clean(scenes.pictures(indices)) - behind).square().mean().sqrt()
+    assert rows[2]["clean"] == pytest.approx(error.item(), rel=1e-5)
+    for name in ("bfvae", "between"):
+        assert read_image(out / f"{name}.png").shape[0] == 3
+    assert figure("bfvae", "--model", str(out / "model"), *sizes)[1] == rows
+
+    script = importlib.import_module("bfvae")
+    told = script.attributes(OneObject(), torch.arange(400))
+    for name, labels in told.items():
+        assert set(labels) == {0, 1, 2, 3}, name
+        codes = np.eye(4)[labels] + np.random.default_rng(0).normal(0, 0.1, (400, 4))
+        assert script.accuracy(codes[:300], labels[:300], codes[300:], labels[300:]) > 0.95
+    hue, shape = told["hue"], told["shape"]
+    assert (
+        script.accuracy(np.eye(4)[hue[:300]], shape[:300], np.eye(4)[hue[300:]], shape[300:]) < 0.4
+    )

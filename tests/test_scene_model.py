@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -18,7 +19,7 @@ from steer.datasets.scenes import Scenes, tight
 from steer.errors import InputError, SteerError
 from steer.scenes import evaluation, sampling
 from steer.scenes.boxes import corners, glimpses, moments, project, windows
-from steer.scenes.finding import Found, find
+from steer.scenes.finding import Found
 from steer.scenes.gaussians import Gaussian
 from steer.scenes.losses import FILLED, alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import LOOKED_AT, Objects, SceneModel
@@ -207,16 +208,29 @@ def test_an_empty_alpha_pulls_nowhere():
 
 
 def test_only_one_more_than_proposed_is_looked_at(model):
-    seen = model(torch.rand(3, 3, 64, 64))
+    pictures = torch.rand(3, 3, 64, 64)
+    seen = model.train()(pictures)
     assert (seen.presences.diff(dim=2) <= 0).all()
     before = torch.cat([torch.ones(3, 16, 1), seen.presences[:, :, :-1]], dim=2)
     assert torch.equal(seen.looked_at, before >= LOOKED_AT)
     assert len(seen.alphas) == seen.looked_at.sum()
+    trained = model.eval()(pictures)
+    assert torch.equal(trained.looked_at, trained.presences >= LOOKED_AT)
+    assert trained.looked_at.sum() < seen.looked_at.sum()
+
+
+def test_a_model_that_proposes_nothing(model):
+    model = copy.deepcopy(model)
+    model.cells.first[:, 0] = -9.0
+    found = model.find(torch.rand(2, 3, 64, 64))
+    assert found.counts.tolist() == [0, 0] and found.looked_at.tolist() == [0, 0]
+    behind = model.draw(found.background, found.objects)[0]
+    torch.testing.assert_close(found.pictures, behind)
 
 
 def test_a_picture_does_not_depend_on_those_beside_it(model):
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    together, alone = find(model, pictures), find(model, pictures[1:2])
+    together, alone = model.find(pictures), model.find(pictures[1:2])
     torch.testing.assert_close(together.pictures[1], alone.pictures[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(together.masks[together.of(1)], alone.masks, atol=1e-5, rtol=0)
 
@@ -474,9 +488,7 @@ def found_as(truth, pictures):
 
 def test_a_perfect_model_has_perfect_measures(model, monkeypatch):
     truths = iter(Scenes().truth(part) for part in torch.arange(60).split(25))
-    monkeypatch.setattr(
-        evaluation, "find", lambda network, pictures: found_as(next(truths), pictures)
-    )
+    monkeypatch.setattr(model, "find", lambda pictures: found_as(next(truths), pictures))
     scores = evaluation.evaluate(model, Scenes(), torch.arange(60), batch=25)
     assert scores.pop("looked at") == 20
     assert scores == pytest.approx(

@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
 from skimage.io import imsave
 from skimage.measure import regionprops
 
-from steer.datasets import MultiMNIST, Scenes, is_procedural, open_dataset, read_digits
+from steer.datasets import MultiMNIST, Resized, Scenes, is_procedural, open_dataset, read_digits
 from steer.datasets.scenes import truth
 from steer.errors import InputError
 
@@ -191,3 +192,41 @@ def test_mnist_itself(shared):
     place = shared / "data" / "datasets" / "mnist" / "t10k-images-idx3-ubyte.gz"
     digits = read_digits(str(place))
     assert digits.shape == (10_000, 20, 20) and 0.1 < digits.mean() < 0.35
+
+
+# --- at another size ---
+
+
+def test_resized_pictures_are_those_of_pillow(digits):
+    whole, resized = MultiMNIST(digits), Resized(MultiMNIST(digits), 64)
+    pictures = resized.pictures(MANY[:4])
+    assert pictures.shape == (4, *resized.shape) == (4, 3, 64, 64)
+    assert resized.size is None and resized.name == f"{whole.name} at 64x64"
+    for picture, original in zip(pictures, whole.pictures(MANY[:4]), strict=True):
+        oracle = Image.fromarray(original[0].numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+        for channel in picture:
+            torch.testing.assert_close(channel.numpy(), np.asarray(oracle), atol=1e-5, rtol=0)
+
+
+def test_resized_truth_lies_where_it_lay(digits):
+    whole, resized = MultiMNIST(digits).truth(MANY), Resized(MultiMNIST(digits), 64).truth(MANY)
+    assert torch.equal(resized.present, whole.present)
+    off = (resized.boxes - whole.boxes).abs()[whole.present]
+    assert off.max() <= 1 / 64 and off.mean() < 0.5 / 64
+    same = Resized(Scenes(), 64).truth(MANY[:4])
+    assert torch.equal(same.masks, Scenes().truth(MANY[:4]).masks)
+
+
+def test_what_is_too_small_to_be_seen_is_not_to_be_found():
+    dots = torch.zeros(1, 20, 20)
+    dots[0, 10, 10] = 1
+    assert (MultiMNIST(dots).truth(MANY[:4]).counts > 0).all()
+    assert (Resized(MultiMNIST(dots), 21).truth(MANY[:4]).counts == 0).all()
+
+
+def test_pictures_that_are_not_resized(digits):
+    class Wide(MultiMNIST):
+        shape = (1, 84, 42)
+
+    with pytest.raises(InputError, match=r"square pictures.* got 1 of 84x42 from multi-m"):
+        Resized(Wide(digits))

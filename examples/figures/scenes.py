@@ -20,7 +20,6 @@ from steer.errors import InputError
 from steer.images import to_png
 from steer.scenes.boxes import corners
 from steer.scenes.evaluation import evaluate
-from steer.scenes.finding import find
 from steer.scenes.stored import load
 from steer.sheets import coloured, grid, outlined
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def sheet(model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures with what was found in them, reconstructions, and whose each pixel is."""
-    found = find(model, pictures)
+    found = model.find(pictures)
     boxes = [found.objects.boxes[found.of(i)] for i in range(len(pictures))]
     rows = {
         "boxes": [outlined(p, corners(b)) for p, b in zip(pictures, boxes, strict=True)],

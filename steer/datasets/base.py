@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from steer.datasets.scenes import Truth
 from steer.registry import Registry
 
 
@@ -18,6 +19,14 @@ class Dataset(Protocol):
 
     def pictures(self, indices: Tensor) -> Tensor:
         """Pictures [B, C, H, W] of integer indices [B]; item i is always the same picture."""
+        ...
+
+
+class WithTruth(Dataset, Protocol):
+    """A data set that knows what is in its pictures."""
+
+    def truth(self, indices: Tensor) -> Truth:
+        """What is to be found in the pictures of integer indices [B]."""
         ...
 
 

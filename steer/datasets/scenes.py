@@ -208,3 +208,19 @@ class Scenes:
         change = change + textured[:, None, None] * self.contrasts[1] * pattern
         base = rgb(dark + (light - dark) * luma, self.chromas[1], 2 * math.pi * hue)
         return base[:, :, None, None] + change[:, None]
+
+
+class OneObject(Scenes):
+    """One object, large, on backgrounds of more colours than those of `scenes`: for telling what
+    is before from what is behind.
+
+    >>> scenes = OneObject()
+    >>> scenes.pictures(torch.arange(2)).shape, scenes.truth(torch.arange(9)).counts.tolist()
+    (torch.Size([2, 3, 64, 64]), [1, 1, 1, 1, 1, 1, 1, 1, 1])
+    """
+
+    name = "one-object"
+    most = 1
+    sizes = (0.2, 0.3)
+    chromas = (0.2, 0.1)
+    contrasts = (0.2, 0.1)

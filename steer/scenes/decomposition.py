@@ -17,7 +17,6 @@ from steer.files import how_made
 from steer.images import FITS, fit, read_image
 from steer.registry import unknown
 from steer.scenes.boxes import corners
-from steer.scenes.finding import find
 from steer.scenes.model import SceneModel
 from steer.scenes.scene import Scene
 from steer.sheets import coloured, grid, outlined
@@ -83,7 +82,7 @@ def _scenes(
     def work(items: range) -> list[Decomposed]:
         part = photos[items.start : items.stop]
         pictures = torch.stack([picture for _, _, picture in part])
-        found, done = find(model, pictures.to(next(model.parameters()).device)).cpu(), []
+        found, done = model.find(pictures.to(next(model.parameters()).device)).cpu(), []
         for i, (path, checksum, picture) in enumerate(part):
             drawn = found.pictures[i]
             error = (drawn - picture).square().mean().item()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.batches import in_batches
-from steer.datasets.scenes import Truth
-from steer.scenes.finding import Found, find
+from steer.datasets import WithTruth
+from steer.scenes.finding import Found
 from steer.scenes.measures import (
     ALL,
     HIGH,
@@ -17,29 +18,29 @@ from steer.scenes.measures import (
     count_errors,
     foreground_rand,
 )
-from steer.scenes.model import SceneModel
 
 
-class WithTruth(Protocol):
-    """A data set that knows what is in its pictures."""
+class Finder(Protocol):
+    """A model that finds objects."""
 
-    def pictures(self, indices: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] of integer indices [B]."""
+    def find(self, pictures: Tensor) -> Found:
+        """The objects of pictures [B, 3, H, W] in [0, 1]."""
         ...
 
-    def truth(self, indices: Tensor) -> Truth:
-        """Their ground truth."""
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
         ...
 
 
 def evaluate(
-    model: SceneModel, dataset: WithTruth, indices: Tensor, batch: int = 50
+    model: Finder, dataset: WithTruth, indices: Tensor, batch: int = 50
 ) -> dict[str, float]:
     """Average precision at an IoU of 0.5, its means over 0.5 to 0.95 and 0.1 to 0.9, the share of
     pictures with a wrong count and the mean difference of counts, the adjusted Rand index of the
     foreground, boxes that the object VAE was asked about, and the mean square error.
 
     >>> from steer.datasets.scenes import Scenes
+    >>> from steer.scenes.model import SceneModel
     >>> found = evaluate(SceneModel(width=4).eval(), Scenes(), torch.arange(4))
     >>> list(found)[:3]
     ['AP 0.5', 'AP 0.5:0.95', 'AP 0.1:0.9']
@@ -48,7 +49,9 @@ def evaluate(
 
     def work(items: range) -> tuple[Found, float]:
         pictures = dataset.pictures(indices[items.start : items.stop])
-        found = find(model, pictures.to(device)).cpu()
+        given = pictures.to(device)
+        found = model.find(given)
+        found = found.cpu()
         return found, (found.pictures - pictures).square().mean((1, 2, 3)).sum().item()
 
     parts = list(in_batches(work, len(indices), batch))

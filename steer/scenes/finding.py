@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from steer.datasets.scenes import tight
-from steer.scenes.model import Objects, SceneModel
 
 #: A proposal is an object from this presence on.
 PRESENT = 0.5
 #: Of two boxes of one picture whose overlap is more, the weaker one is dropped (section 5.6 of the
 #: thesis).
-TWICE = 0.5
+TWICE = 0.3
 #: An object of which fewer pixels are seen is none.
 SEEN = 4
+
+
+class Objects(NamedTuple):
+    """Objects [M] of several pictures: `which` picture each is of, its box [M, 5], depth, presence
+    [M], and what it looks like: z_what [M, d]."""
+
+    which: Tensor
+    boxes: Tensor
+    depths: Tensor
+    presences: Tensor
+    what: Tensor
+
+    def at(self, chosen: Tensor) -> Objects:
+        """Those that a mask or index chooses."""
+        return Objects(*(part[chosen] for part in self))
+
+    def to(self, device: torch.device | str) -> Objects:
+        """The same on a device."""
+        return Objects(*(part.to(device) for part in self))
 
 
 @dataclass
@@ -62,29 +79,9 @@ class Found:
         return found
 
 
-@torch.no_grad()
-def find(model: SceneModel, pictures: Tensor) -> Found:
-    """The objects of pictures [B, 3, H, W] in [0, 1], by the means of the model's posteriors.
-
-    >>> found = find(SceneModel(width=4).eval(), torch.rand(2, 3, 64, 64))
-    >>> found.counts.shape, found.labels.shape, bool((found.objects.presences > 0.5).all())
-    (torch.Size([2]), torch.Size([2, 64, 64]), True)
-    """
-    seen = model(pictures)
-    kept = (seen.objects.presences > PRESENT).nonzero()[:, 0]
-    objects, colours, alphas = seen.objects, seen.colours, seen.alphas
-    while True:
-        objects, colours, alphas = objects.at(kept), colours[kept], alphas[kept]
-        composed = model.compose(objects, colours, alphas, len(pictures))
-        masks = model.masks(objects, composed, alphas)
-        boxes = tight(masks)
-        kept = once(boxes, objects, (masks > 0.5).flatten(1).sum(1) >= SEEN)
-        if len(kept) == len(masks):
-            break
-    return Found(
-        objects.at(kept), masks[kept], boxes[kept], seen.background,
-        model.picture(seen.background, composed), seen.looked_at.flatten(1).sum(1),
-    )  # fmt: skip
+def seen_at(masks: Tensor) -> Tensor:
+    """Which [M] of the masks [M, H, W] are seen."""
+    return (masks > 0.5).flatten(1).sum(1) >= SEEN
 
 
 def once(boxes: Tensor, objects: Objects, visible: Tensor) -> Tensor:

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from steer.datasets.scenes import tight
 from steer.scenes.background import Background, mixed
 from steer.scenes.boxes import glimpses, project, windows
+from steer.scenes.finding import PRESENT, Found, Objects, once, seen_at
 from steer.scenes.gaussians import Gaussian, taken
 from steer.scenes.objects import BoxDecoder, Cells, ObjectVAE, Prior
 
-#: A proposal is looked at where the one before it in its cell is as present as this, or more.
+#: A proposal is looked at where the one before it in its cell is as present as this, or more; once
+#: a model is trained, where it is so itself.
 LOOKED_AT = 0.01
-
-
-class Objects(NamedTuple):
-    """Objects [M] of several pictures: `which` picture each is of, its box [M, 5], depth, presence
-    [M], and what it looks like: z_what [M, d]."""
-
-    which: Tensor
-    boxes: Tensor
-    depths: Tensor
-    presences: Tensor
-    what: Tensor
-
-    def at(self, chosen: Tensor) -> Objects:
-        """Those that a mask or index chooses."""
-        return Objects(*(part[chosen] for part in self))
-
-    def to(self, device: torch.device | str) -> Objects:
-        """The same on a device."""
-        return Objects(*(part.to(device) for part in self))
 
 
 @dataclass
@@ -105,6 +89,8 @@ class SceneModel(nn.Module):
         self.side, self.grid, self.most, self.glimpse = side, grid, most, glimpse
         self.sizes = (presence, box, what)
         self.background = Background(side, components)
+        #: How many numbers tell a background, and what an object looks like.
+        self.dims = (self.background.dim, what)
         self.cells = Cells(side, grid, most, box, presence, width)
         self.decoder = BoxDecoder(grid, box, presence, turns)
         self.objects = ObjectVAE(glimpse, what, width)
@@ -130,6 +116,8 @@ class SceneModel(nn.Module):
         boxes, depths = self.decoder.boxes(box)
         looked_at = torch.ones_like(presences, dtype=torch.bool)
         looked_at[:, :, 1:] = presences[:, :, :-1] >= LOOKED_AT
+        if not self.training:
+            looked_at &= presences >= LOOKED_AT
         q_what = self.objects.posterior(self._seen(pictures, boxes, looked_at))
         what = q_what.sample(eps[looked_at])
         colours, alphas = self.objects(what)
@@ -146,7 +134,7 @@ class SceneModel(nn.Module):
         """Glimpses [M, 3, g, g] of the boxes [B, N, K, 5] that are looked at."""
         chosen, boxes = looked_at.flatten(1), boxes.flatten(1, 2)
         first = chosen.int().argsort(dim=1, descending=True, stable=True)
-        first = first[:, : int(chosen.sum(1).max())]
+        first = first[:, : max(1, int(chosen.sum(1).max()))]
         shown = glimpses(
             pictures, boxes.gather(1, first[..., None].expand(-1, -1, 5)), self.glimpse
         )
@@ -171,14 +159,26 @@ class SceneModel(nn.Module):
     def masks(self, objects: Objects, composed: Composed, alphas: Tensor) -> Tensor:
         """Each object's share [M, H, W] of every pixel of its picture; they and the background's
         add to 1."""
-        found = alphas.new_zeros(len(alphas), self.side**2)
         ratio = ((1 - composed.clear) / (composed.weights + 1e-6)).flatten()
+        return self._placed(objects, alphas, lambda _, weights, at: weights.flatten() * ratio[at])
+
+    def extents(self, objects: Objects, alphas: Tensor) -> Tensor:
+        """Each object's share [M, H, W] of every pixel, were it there for certain and alone."""
+        certain = objects._replace(presences=torch.ones_like(objects.presences))
+        return self._placed(certain, alphas, lambda covers, _, at: covers)
+
+    def _placed(
+        self, objects: Objects, alphas: Tensor, shares: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """[M, H, W] of `shares` of each window: told how far it covers what is behind, its weights,
+        and which pixels it holds."""
+        found = alphas.new_zeros(len(alphas), self.side**2)
         picture = objects.which * self.side**2
         colours = alphas.expand(-1, 3, -1, -1)
-        for which, pixels, _, _, weights in self._in_windows(objects, colours, alphas):
-            shares = (weights.flatten() * ratio[pixels]).view(len(which), -1)
+        for which, pixels, _, covers, weights in self._in_windows(objects, colours, alphas):
+            values = shares(covers, weights, pixels).view(len(which), -1)
             places = pixels.view(len(which), -1) - picture[which][:, None]
-            found[which] = found[which].scatter(1, places, shares)
+            found[which] = found[which].scatter(1, places, values)
         return found.view(-1, self.side, self.side)
 
     def _in_windows(
@@ -206,6 +206,38 @@ class SceneModel(nn.Module):
         """Pictures [B, 3, H, W] of background codes [B, d] and what is before them."""
         behind = mixed(*self.background(background))
         return composed.clear * behind + (1 - composed.clear) * composed.foreground
+
+    @torch.no_grad()
+    def find(self, pictures: Tensor) -> Found:
+        """The objects of pictures [B, 3, H, W] in [0, 1], by the means of the posteriors.
+
+        >>> found = SceneModel(width=4).find(torch.rand(2, 3, 64, 64))
+        >>> found.counts.shape, bool((found.objects.presences > 0.5).all())
+        (torch.Size([2]), True)
+        """
+        seen = self(pictures)
+        kept = (seen.objects.presences > PRESENT).nonzero()[:, 0]
+        whole = self.extents(seen.objects.at(kept), seen.alphas[kept])
+        kept = kept[once(tight(whole), seen.objects.at(kept), seen_at(whole))]
+        while True:
+            objects, colours, alphas = seen.objects.at(kept), seen.colours[kept], seen.alphas[kept]
+            composed = self.compose(objects, colours, alphas, len(pictures))
+            masks = self.masks(objects, composed, alphas)
+            if seen_at(masks).all():
+                break
+            kept = kept[seen_at(masks)]
+        return Found(
+            objects, masks, tight(masks), seen.background,
+            self.picture(seen.background, composed), seen.looked_at.flatten(1).sum(1),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def draw(self, background: Tensor, objects: Objects) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, H, W] of background codes [B, d] with objects before them, and those'
+        shares [M, H, W] of their pixels."""
+        colours, alphas = self.objects(objects.what)
+        composed = self.compose(objects, colours, alphas, len(background))
+        return self.picture(background, composed), self.masks(objects, composed, alphas)
 
     def priors(self, seen: Inferred) -> list[Gaussian]:
         """p(z_pres), p(z_box) and p(z_what) [B, N, K, ...] at what was seen."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from steer.scenes.gaussians import Gaussian, Halved, dense, lively, stacked
 
-#: Half a box's sides, as fractions of the picture's: the least, the most, and at the start.
-SMALLEST, LARGEST, FIRST = 0.02, 0.5, 0.15
+#: Half a box's sides, as fractions of the picture's: the least, the most, and at the start, where
+#: they are also no more than so many cells.
+SMALLEST, LARGEST, FIRST, FIRST_CELLS = 0.02, 0.5, 0.15, 0.8
 #: A box's middle is no farther from that of its cell, in cells.
 REACH = 1.0
 #: The largest difference of two boxes' depths is twice this.
@@ -110,7 +111,7 @@ class BoxDecoder(nn.Module):
         cells = torch.stack([x, y], dim=2).flatten(0, 1)[:, None]
         places = cells + REACH / self.grid * out[..., :2].tanh()
         span = math.log(LARGEST / SMALLEST)
-        first = math.log(FIRST / SMALLEST) / span
+        first = math.log(min(FIRST, FIRST_CELLS / self.grid) / SMALLEST) / span
         share = (out[..., 2:4] + math.log(first / (1 - first))).sigmoid()
         halves = SMALLEST * (span * share).exp()
         depths = DEEPEST * out[..., 4].tanh()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steer.errors import InputError, SteerError
 from steer.scenes.boxes import HEIGHT, WIDTH, X, Y
-from steer.scenes.finding import PRESENT
+from steer.scenes.finding import PRESENT, Objects
 from steer.scenes.gaussians import Gaussian
-from steer.scenes.model import LOOKED_AT, Objects, SceneModel
+from steer.scenes.model import LOOKED_AT, SceneModel
 from steer.scenes.objects import SLOPE
 from steer.scenes.scene import Scene
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.disk import plain, read_stdin, read_whole
 from steer.errors import InputError
 from steer.scenes.boxes import HEIGHT, WIDTH
-from steer.scenes.finding import Found
-from steer.scenes.model import Objects, SceneModel
+from steer.scenes.finding import Found, Objects
 
 FORMAT = 1  # raised when old readers would err
 #: Numbers of an object in a scene's file, in their order.
@@ -23,6 +22,21 @@ PLACES = ("x", "y", "half_width", "half_height", "angle")
 MOST_BYTES = 1 << 24
 #: Objects, and the sides of a box in pictures: more is no scene.
 MOST_OBJECTS, LARGEST = 1000, 10.0
+
+
+class Drawing(Protocol):
+    """What scenes are found and drawn with: `dims` are how many numbers tell a background, and what
+    an object looks like."""
+
+    dims: tuple[int, int]
+
+    def draw(self, background: Tensor, objects: Objects) -> tuple[Tensor, Tensor]:
+        """Pictures [B, 3, H, W], and the objects' shares [M, H, W] of their pixels."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -200,25 +214,20 @@ def _numbers(given: Any, name: str, where: str, i: int | None) -> list[float]:
     return [_number({name: value}, name, where, i or 0) for value in values]
 
 
-@torch.no_grad()
-def draw(model: SceneModel, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+def draw(model: Drawing, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     """Pictures [B, 3, H, W] of scenes, and the shares [M, H, W] of their objects, one after the
     other.
 
     Raises InputError for scenes of another model.
     """
-    background, what = model.background.dim, model.sizes[2]
-    device = next(model.parameters()).device
+    behind, what = model.dims
     for scene in scenes:
-        if scene.background.shape != (background,) or (len(scene) and scene.what.shape[1] != what):
+        if scene.background.shape != (behind,) or (len(scene) and scene.what.shape[1] != what):
             raise InputError(
-                f"expected a scene of {background} numbers behind and {what} of each object, got "
+                f"expected a scene of {behind} numbers behind and {what} of each object, got "
                 f"{list(scene.background.shape)} and {list(scene.what.shape)}: of another model."
             )
+    device = next(model.parameters()).device
     parts = [scene.objects(i, what) for i, scene in enumerate(scenes)]
     objects = Objects(*(torch.cat(each) for each in zip(*parts, strict=True))).to(device)
-    colours, alphas = model.objects(objects.what)
-    composed = model.compose(objects, colours, alphas, len(scenes))
-    behind = torch.stack([scene.background for scene in scenes]).to(device)
-    pictures = model.picture(behind, composed)
-    return pictures, model.masks(objects, composed, alphas)
+    return model.draw(torch.stack([scene.background for scene in scenes]).to(device), objects)

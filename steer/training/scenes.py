@@ -20,7 +20,7 @@ from steer.sheets import side_by_side
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn.
-BEGIN = {"background": 0.0, "objects": 0.1, "boxes": 0.2}
+BEGIN = {"background": 0.0, "objects": 0.05, "boxes": 0.1}
 #: While it learns alone, the background has this share of each pixel; the rest is of any colour, so
 #: that it leaves out what it cannot draw rather than to draw all objects badly.
 CLEAR = 0.8

@@ -6,7 +6,6 @@ import torch
 from conftest import scaled
 
 from steer.datasets.scenes import Scenes as Pictures
-from steer.scenes.finding import find
 from steer.scenes.model import SceneModel
 from steer.training.scenes import Scenes
 from steer.training.team import Team
@@ -59,8 +58,8 @@ def test_pictures_are_taken_apart_together(ratio, figures):
     torch.manual_seed(0)
     model, pictures = SceneModel().eval(), Pictures().pictures(torch.arange(32))
     found = ratio(
-        lambda: find(model, pictures),
-        lambda: [find(model, one) for one in pictures.split(1)],
+        lambda: model.find(pictures),
+        lambda: [model.find(one) for one in pictures.split(1)],
         rounds=scaled(8, 3),
     )
     figures(batched_over_single=found)

@@ -1,0 +1,111 @@
+"""Training of SAID, after every glimpse (section 6.2.3 of Zeng 2022)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer.checkpoints import save_checkpoint
+from steer.scenes.gaussians import standard
+from steer.scenes.said import SAID
+from steer.sheets import side_by_side
+from steer.training.team import Noise
+
+#: Shares of all steps after which each part begins to learn: from a VAE that shows nothing yet,
+#: boxes would flee to where nothing is.
+BEGIN = {"objects": 0.0, "boxes": 0.15}
+
+
+class Said:
+    """What a glimpse costs less what it saves (equations 6.2 and 6.3), and `place` times the
+    divergence of its box from the prior (equation 6.4): one update after each of `glimpses` boxes.
+    """
+
+    def __init__(
+        self,
+        model: SAID,
+        *,
+        steps: int,
+        glimpses: int = 5,
+        place: float = 1.0,
+        sigma: float = 0.1,
+        rate: float = 1e-3,
+    ):
+        self.model, self.glimpses, self.place, self.sigma = model.train(), glimpses, place, sigma
+        self.steps, self.rate = steps, rate
+        networks: dict[str, list[nn.Module]] = {
+            "objects": [model.objects],
+            "boxes": [model.features, model.attention],
+        }
+        self.optimisers = {
+            name: torch.optim.Adam(
+                [w for part in parts for w in part.parameters()], lr=rate, betas=(0.5, 0.999)
+            )
+            for name, parts in networks.items()
+        }
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained."""
+        return self.model.parameters()
+
+    def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
+        """An update after each box; logs nats per picture, sums over its boxes."""
+        numbers = 4 + self.model.dims[1]
+        drawn = [noise.normal(len(pictures), numbers) for _ in range(self.glimpses)]
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+        told: list[Tensor] = []
+        for seen, saved in self.model.look(pictures, drawn):
+            place = seen.where.divergence(standard(seen.where.mean)).mean()
+            patch = seen.error.mean() / (2 * self.sigma**2)
+            costs = torch.stack([saved.mean(), seen.cost.mean(), place, patch])
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
+            (costs[1] - costs[0] + self.place * costs[2] + costs[3]).backward()
+            for name, optimiser in self.optimisers.items():
+                if step >= BEGIN[name] * self.steps:
+                    optimiser.step()
+            told.append(costs.detach())
+        sums = torch.stack(told).sum(0).tolist()
+        return dict(zip(("saved", "what", "place", "patch"), sums, strict=True))
+
+    @torch.no_grad()
+    def preview(self, pictures: Tensor) -> Tensor:
+        """Pictures over what the model makes of them."""
+        return side_by_side(pictures, self.model.find(pictures).pictures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser state."""
+        optimisers = {name: each.state_dict() for name, each in self.optimisers.items()}
+        return {"model": self.model.state_dict(), "optimisers": optimisers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
+        """Writes `config.json`, `model.safetensors` and the card."""
+        card = CARD.format(options=json.dumps(options, indent=2, sort_keys=True))
+        config = {**self.model.config, "trained": options}
+        save_checkpoint(folder, config, self.model.state_dict(), card)
+
+
+CARD = """---
+library_name: steer
+tags: [scenes, object-centric, said]
+---
+# SAID, trained by `steer decompose --train`
+
+```json
+{options}
+```
+"""
