@@ -15,7 +15,8 @@ from steer.checkpoints import save_checkpoint
 from steer.datasets import GreySprites, OneObject, Scenes, open_dataset
 from steer.errors import InputError
 from steer.scenes import bfvae
-from steer.scenes.bfvae import BFVAE, between, load, swaps
+from steer.scenes.bfvae import BFVAE, between, swaps
+from steer.scenes.stored import load
 from steer.training.bfvae import Both, Masked
 from steer.training.loop import train
 from steer.training.team import Noise
@@ -261,7 +262,7 @@ def test_a_folder_is_the_model(model, data, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"family": "scenes"}, "expected a bfvae, .* holds 'scenes'"),
+        ({"family": "vae"}, "expected a scene model of steer decompose --train, .* holds 'vae'"),
         ({"width": 0}, "whole number width from 1 to 1024"),
         ({"foreground": "8"}, "whole number foreground from 1 to 4096"),
         ({"side": 24}, r"2\^k x 2\^k, 16 or more, got 24x24"),

@@ -140,7 +140,10 @@ def test_what_is_no_scene_gives_one_all_the_same(steer: Steer, model, tmp_path, 
     ("arguments", "words"),
     [
         (["decompose"], ["expected pictures to decompose, or --train DATA"]),
-        (["decompose", "p0.png", "--json"], ["expected --model, a folder"]),
+        (["decompose", "--train", "scenes", "--objective", "sais"], ["sais", "said"]),
+        (["decompose", "--train", "scenes", "--objective", "said", "--grid", 4], ["no --grid for"]),
+        (["decompose", "--train", "scenes", "--no-scope"], ["no --scope for the objective"]),
+        (["decompose", "--train", "sprites", "--objective", "bfvae"], ["objects are known"]),
         (["decompose", "p0.png", "--steps", 3], ["expected no --steps without --train"]),
         (["decompose", "p0.png", "--train", "scenes"], ["expected no pictures beside --train"]),
         (["decompose", "--train", "scenes", "--align", "crop"], ["expected no --align"]),
@@ -301,7 +304,6 @@ def test_scenes_are_drawn_from_the_prior_around_what_is_kept(steer: Steer, model
     ("arguments", "words"),
     [
         (["--scenes", "-o", "-"], ["expected a folder for -o with --scenes"]),
-        (["--scenes"], ["expected --model with --scenes"]),
         (["--scenes", "--relation", "0 near 1"], ["expected a relation left-of", "'near'"]),
         (["--scenes", "--truncation", 1], ["expected no --truncation with --scenes"]),
         (["--keep", "s.json"], ["expected no --keep without --scenes"]),
@@ -331,6 +333,39 @@ def test_resuming_does_what_is_missing(steer: Steer, model, pictures):
     assert [row["objects"] for row in again.summary["pictures"]] == [1, *rows[1:]]
     letterboxed = steer(*arguments, "--resume", "--align", "letterbox")
     assert letterboxed.summary["pictures"][0]["objects"] == rows[0]
+
+
+def test_a_said_finds_objects_that_can_be_moved(steer: Steer, pictures, tmp_path):
+    digits = tmp_path / "digits"
+    digits.mkdir()
+    stroke = torch.zeros(3, 20, 20)
+    stroke[:, 2:18, 8:12] = 1
+    write_png(digits / "one.png", stroke)
+    train = ["decompose", "--train", f"multi-mnist:{digits}", "--objective", "said"]
+    ended = steer(*train, "--steps", 3, "--batch", 2, "--no-scope", "-o", "said", "--json")
+    assert ended.status == 0, ended.err
+    assert ended.summary["scope"] is False and ended.summary["sigma"] == 0.1
+    assert steer("decompose", "p0.png", "--model", "said", "-o", "s.json").status == 0
+    drawn = steer("render", "--scene", "s.json")
+    assert shown(drawn.out).shape == (64, 64, 3)
+    refused(steer("sample", "--scenes", "--model", "said", "-o", "x"), "objective scenes")
+
+
+def test_a_bfvae_swaps_what_is_before_pictures(steer: Steer, pictures):
+    train = ["decompose", "--train", "one-object", "--objective", "bfvae", "--steps", 3]
+    ended = steer(*train, "--batch", 2, "-o", "bfvae", "--json")
+    assert ended.status == 0, ended.err
+    assert ended.summary["beta"] == 20
+    Path("p9.png").write_bytes(b"no picture")
+    given = [*pictures, "p9.png", "--model", "bfvae"]
+    swapped = steer("decompose", *given, "-o", "swapped.png", "--json")
+    assert swapped.status == 3 and swapped.summary["output"] == "swapped.png"
+    assert swapped.summary["pictures"] == pictures and list(swapped.summary["failed"]) == ["p9.png"]
+    height, width = shown(Path("swapped.png").read_bytes()).shape[:2]
+    assert height > 5 * 64 and width > 4 * 64
+    scene = ["decompose", "p0.png", "--model", "bfvae"]
+    refused(steer(*scene, "--resume"), "--resume")
+    refused(steer(*scene, "-o", "s.json"), "s.json")
 
 
 @pytest.mark.parametrize(

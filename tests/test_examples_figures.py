@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from published import biggan
+from scipy.ndimage import rotate as scipy_rotate
 from scipy.special import erf
 from skimage import data
 from skimage.io import imsave
@@ -25,9 +26,9 @@ from steer.datasets.scenes import OneObject, Scenes
 from steer.errors import InputError
 from steer.generators import Condition, LatentSpace, generators
 from steer.images import read_image
-from steer.scenes.bfvae import load as load_bfvae
 from steer.scenes.evaluation import evaluate
 from steer.scenes.model import SceneModel
+from steer.scenes.stored import load as load_bfvae
 
 HERE = Path(__file__).resolve().parent
 FIGURES = HERE.parent / "examples" / "figures"
@@ -342,6 +343,51 @@ def test_what_scene_models_find(figure, tmp_path):
     assert read_image(out / "0-m.png").shape[0] == 3
     with pytest.raises(InputError, match="expected a set whose objects are known, got sprites"):
         figure("scenes", str(tmp_path / "m"), "--data", "sprites")
+
+
+@pytest.fixture
+def present(tmp_path) -> str:
+    """A scene model that was never trained, and sees a small red object in some of its cells."""
+    torch.manual_seed(0)
+    model = SceneModel(width=4)
+    with torch.no_grad():
+        model.objects.decoder[-1].bias.copy_(torch.tensor([5.0, -5.0, -5.0, 3.0]))
+        model.cells.presence[-1].weight *= 40
+        model.decoder.box[-1].bias[2:4] = -3
+    save_checkpoint(tmp_path / "m", model.config, model.state_dict(), "M.")
+    return str(tmp_path / "m")
+
+
+def test_edits_of_scenes_move_what_is_drawn(figure, present):
+    """Whatever a model has learned, what it draws in a box goes where the box goes."""
+    _, rows, out = figure("scene_edits", present, "-n", "12")
+    found = {row["edit"]: row for row in rows}
+    assert found["moved"]["n"] > 0 and found["moved"]["within"] == 1
+    assert found["left"]["within"] == 1
+    assert read_image(out / "edits.png").shape[0] == 3
+
+
+def test_axes_are_those_of_scikit_image(figure, present):
+    from skimage.measure import inertia_tensor_eigvals, regionprops
+
+    edits = importlib.import_module("scene_edits")
+    mass = torch.zeros(64, 64)
+    mass[20:28, 10:40] = 1
+    mass = torch.from_numpy(scipy_rotate(mass.numpy(), 25, reshape=False, order=1)).clamp(0, 1)
+    (region,) = regionprops((mass > 0.5).numpy().astype(int))
+    ratio, angle = edits.axis((mass > 0.5).float(), torch.ones(64, 64))
+    long, short = inertia_tensor_eigvals((mass > 0.5).numpy().astype(float))
+    assert ratio == pytest.approx((long / short) ** 0.5, rel=0.02)
+    wanted = np.degrees(region.orientation) + 90
+    assert abs((angle - wanted + 90) % 180 - 90) < 1
+
+
+def test_samples_of_a_prior_beside_the_data(figure, present):
+    _, rows, out = figure("scene_samples", present, "-n", "20")
+    assert [row["prior"] for row in rows][:2] == ["learned prior", "independent Gaussians"]
+    for row in rows[:2]:
+        assert all(0 <= row[f"KS {name}"] <= 1 for name in ("count", "size", "x", "y"))
+    assert read_image(out / "samples.png").shape[0] == 3
 
 
 def test_what_each_code_of_a_bfvae_tells(figure, monkeypatch):

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from steer.datasets import OneObject
 from steer.images import to_png
-from steer.scenes.bfvae import BFVAE, between, load, swaps
+from steer.scenes.bfvae import BFVAE, between, swaps
+from steer.scenes.stored import load
 from steer.training.bfvae import Both, Masked
 from steer.training.loop import batch_indices, train
 

@@ -22,7 +22,7 @@ from steer.datasets import open_dataset
 from steer.images import to_png
 from steer.scenes.boxes import corners
 from steer.scenes.scene import Scene, draw
-from steer.scenes.stored import load
+from steer.scenes.stored import load_finder
 from steer.sheets import grid, outlined
 
 MOVE, TURN = 0.1, 30.0
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("-o", "--out", type=Path, default=Path("scene-edits"))
     given = options.parse_args(arguments)
 
-    model = load(given.model)
+    model = load_finder(given.model)
     pictures = open_dataset(given.data).pictures(torch.arange(FIRST, FIRST + given.pictures))
     found = model.find(pictures).cpu()
     scenes = [Scene.of(found, i, model.identity, {}) for i in range(len(pictures))]

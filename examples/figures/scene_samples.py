@@ -28,7 +28,7 @@ from steer.scenes.finding import PRESENT
 from steer.scenes.model import SceneModel
 from steer.scenes.sampling import sample
 from steer.scenes.scene import draw
-from steer.scenes.stored import load
+from steer.scenes.stored import load, with_prior
 from steer.sheets import grid, outlined
 
 DRAWN = 12
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("-o", "--out", type=Path, default=Path("scene-samples"))
     given = options.parse_args(arguments)
 
-    model = load(given.model, "cpu")
+    model = with_prior(load(given.model, "cpu"))
     pictures = open_dataset(given.data).pictures(torch.arange(FIRST, FIRST + given.pictures))
     codes, there = seen(model, pictures)
     real = [boxes[present] for boxes, present in zip(decoded(model, codes), there, strict=True)]

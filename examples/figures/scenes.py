@@ -20,7 +20,7 @@ from steer.errors import InputError
 from steer.images import to_png
 from steer.scenes.boxes import corners
 from steer.scenes.evaluation import evaluate
-from steer.scenes.stored import load
+from steer.scenes.stored import load_finder
 from steer.sheets import coloured, grid, outlined
 
 #: First picture that is looked at: training begins with the others.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     indices = torch.arange(max(0, last - given.pictures), last)
     rows, shown = [], {}
     for name in given.models:
-        model = load(name)
+        model = load_finder(name)
         rows.append({"model": Path(name).name, **evaluate(model, dataset, indices)})
         shown[name] = sheet(model, dataset.pictures(indices[:DRAWN]))
     pictures = {

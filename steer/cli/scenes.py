@@ -14,8 +14,8 @@ from steer.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer.scenes.model import SceneModel
     from steer.scenes.scene import Scene
+    from steer.scenes.stored import Finder
 
 #: Edits in the order in which they are made, with the numbers that each takes after the object's.
 EDITS = {
@@ -66,13 +66,12 @@ def sample_scenes(
     from steer.images import to_png
     from steer.scenes.sampling import Relation, sample
     from steer.scenes.scene import load_scene
-    from steer.scenes.stored import load
+    from steer.scenes.stored import OWN, load, with_prior
 
     wanted = [Relation.parse(text) for text in relations]
     kept = None if keep is None else load_scene(keep)
-    if kept is None and model is None:
-        raise InputError("expected --model with --scenes: a folder of decompose --train.")
-    network = open_model(kept, model, device) if kept else load(str(model), device)
+    found = open_model(kept, model, device) if kept else load(model or OWN, device)
+    network = with_prior(found)
     drawn = sample(network, n, seed, kept=kept, relations=wanted)
     make_folder(Path(out))
     for number, scene in enumerate(drawn):
@@ -100,24 +99,24 @@ def _parsed(text: str, option: str, names: tuple[str, ...]) -> tuple[Any, ...]:
     return (int(number), *(options.number(value, f"--{option} {number}") for value in values))
 
 
-def open_model(scene: Scene, model: str | None, device: str) -> SceneModel:
+def open_model(scene: Scene, model: str | None, device: str) -> Finder:
     """The scene's model; InputError where it is not on this machine, or is another."""
     from steer.hub import cached
-    from steer.scenes.stored import load
+    from steer.scenes.stored import OWN, load_finder
 
     name = str(scene.model.get("model")) if model is None else model
-    if model is None and not cached(name):
+    if model is None and name != OWN and not cached(name):
         raise InputError(
             f"expected the scene model {name} on this machine, which the file was made with: name "
             "it with --model to fetch it."
         )
-    network = load(name, device)
+    network = load_finder(name, device)
     if network.identity["checksum"] != scene.model.get("checksum"):
         raise InputError(f"expected the weights that the scene was found by, {name} has others.")
     return network
 
 
-def picture_of(scene: Scene, model: SceneModel) -> Tensor:
+def picture_of(scene: Scene, model: Finder) -> Tensor:
     """The picture [3, H, W] of a scene."""
     from steer.scenes.scene import draw
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
 class WithTruth(Dataset, Protocol):
     """A data set that knows what is in its pictures."""
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import Checkpoint, read_checkpoint
 from steer.errors import InputError
-from steer.generators import pick_device
-from steer.generators.planned import fill, planned
-from steer.hub import locate
 from steer.scenes.gaussians import Gaussian, Halved, dense, lively
 from steer.sheets import grid
 
@@ -22,8 +17,6 @@ CORE, HIDDEN = 4, 256
 #: Log of the standard deviations of codes at the start: narrow, so that they tell something from
 #: the first step on.
 FIRST = -1.0
-#: What a model of `config.json` may be told, and the most of each.
-MOST = {"side": 1024, "foreground": 4096, "background": 4096, "width": 1024}
 
 
 class BFVAE(nn.Module):
@@ -150,36 +143,3 @@ def between(model: BFVAE, pictures: Tensor, steps: int = 5) -> Tensor:
     share = torch.linspace(0, 1, steps, device=pictures.device)[:, None]
     z_b, z_f = (first.lerp(last, share) for first, last in model.codes(pictures))
     return grid([list(model.draw(z_b, each.expand(steps, -1))) for each in z_f])
-
-
-def load(model: str | os.PathLike[str], device: str = "auto") -> BFVAE:
-    """The BFVAE of a folder or Hub id that training wrote, ready to use. Its `identity` says which
-    weights it has.
-
-    Raises InputError where there is none.
-    """
-    checkpoint = read_checkpoint(locate(os.fspath(model)))
-    with planned():
-        network = BFVAE(**_described(checkpoint))
-    fill(network, checkpoint.state, checkpoint.origin)
-    network.identity = {"model": os.fspath(model), "checksum": checkpoint.sha256}
-    return network.eval().requires_grad_(False).to(pick_device(device))
-
-
-def _described(checkpoint: Checkpoint) -> dict[str, int]:
-    """The options that a config.json holds; InputError where they make no BFVAE."""
-    config, where = checkpoint.config, checkpoint.origin
-    if config.get("family") != BFVAE.family:
-        raise InputError(
-            f"expected a bfvae, {where} holds {config.get('family', 'something else')!r:.40}."
-        )
-    options: dict[str, int] = {}
-    for name, most in MOST.items():
-        value = config.get(name)
-        if type(value) is not int or not 0 < value <= most:
-            raise InputError(
-                f"{where}: expected a whole number {name} from 1 to {most} in config.json of a "
-                f"bfvae, got {value!r:.40}."
-            )
-        options[name] = value
-    return options

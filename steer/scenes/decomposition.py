@@ -17,8 +17,8 @@ from steer.files import how_made
 from steer.images import FITS, fit, read_image
 from steer.registry import unknown
 from steer.scenes.boxes import corners
-from steer.scenes.model import SceneModel
 from steer.scenes.scene import Scene
+from steer.scenes.stored import Finder
 from steer.sheets import coloured, grid, outlined
 
 
@@ -49,7 +49,7 @@ class Decomposed:
 
 
 def decompose(
-    model: SceneModel,
+    model: Finder,
     paths: list[Path],
     *,
     align: str = "crop",
@@ -61,23 +61,32 @@ def decompose(
 
     Raises InputError for an unknown `align`.
     """
+    for first in range(0, len(paths), batch):
+        part = paths[first : first + batch]
+        yield from _scenes(model, pictures_of(part, model.side, align, left_out), align)
+
+
+def pictures_of(
+    paths: list[Path], side: int, align: str, left_out: Callable[[str, str], None]
+) -> list[tuple[str, str, Tensor]]:
+    """Names, checksums and pictures [3, side, side] of those on disk that can be read; `left_out`
+    is told of the others. InputError for an unknown `align`."""
     if align not in FITS:
         raise unknown("fit", align, FITS)
-    for first in range(0, len(paths), batch):
-        photos: list[tuple[str, str, Tensor]] = []
-        for path in paths[first : first + batch]:
-            try:
-                data = read_stdin() if str(path) == "-" else read_whole(path)
-                picture = fit(read_image(data, str(path)), 3, model.side, model.side, align)
-            except InputError as error:
-                left_out(str(path), str(error))
-            else:
-                photos.append((str(path), hashlib.sha256(data).hexdigest(), picture))
-        yield from _scenes(model, photos, align)
+    photos: list[tuple[str, str, Tensor]] = []
+    for path in paths:
+        try:
+            data = read_stdin() if str(path) == "-" else read_whole(path)
+            picture = fit(read_image(data, str(path)), 3, side, side, align)
+        except InputError as error:
+            left_out(str(path), str(error))
+        else:
+            photos.append((str(path), hashlib.sha256(data).hexdigest(), picture))
+    return photos
 
 
 def _scenes(
-    model: SceneModel, photos: list[tuple[str, str, Tensor]], align: str
+    model: Finder, photos: list[tuple[str, str, Tensor]], align: str
 ) -> Iterator[Decomposed]:
     def work(items: range) -> list[Decomposed]:
         part = photos[items.start : items.stop]

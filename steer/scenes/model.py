@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.datasets.scenes import tight
+from steer.errors import InputError
 from steer.scenes.background import Background, mixed
 from steer.scenes.boxes import glimpses, project, windows
 from steer.scenes.finding import PRESENT, Found, Objects, once, seen_at
@@ -57,6 +58,8 @@ class SceneModel(nn.Module):
     """Background, cells with several boxes, object VAE, learned prior; for pictures of `side` x
     `side`, `grid` x `grid` cells of up to `most` objects.
 
+    Raises InputError where cells do not have 2^k pixels a side, 4 or more.
+
     >>> model = SceneModel(side=64, width=8)
     >>> seen = model(torch.rand(2, 3, 64, 64))
     >>> model.compose(seen.objects, seen.colours, seen.alphas, 2).foreground.shape
@@ -79,6 +82,12 @@ class SceneModel(nn.Module):
         turns: bool = False,
     ):
         super().__init__()
+        cell = side // grid
+        if side % grid or cell < 4 or cell & (cell - 1) or glimpse % 4:
+            raise InputError(
+                f"expected cells of 2^k pixels a side, 4 or more, and glimpses of a multiple of 4, "
+                f"got {side} pixels in {grid} cells and glimpses of {glimpse}."
+            )
         self.config: dict[str, Any] = {
             "family": self.family, "side": side, "grid": grid, "most": most, "glimpse": glimpse,
             "what": what, "box": box, "presence": presence, "components": components,

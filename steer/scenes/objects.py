@@ -12,7 +12,7 @@ from steer.scenes.gaussians import Gaussian, Halved, dense, lively, stacked
 
 #: Half a box's sides, as fractions of the picture's: the least, the most, and at the start, where
 #: they are also no more than so many cells.
-SMALLEST, LARGEST, FIRST, FIRST_CELLS = 0.02, 0.5, 0.15, 0.8
+SMALLEST, LARGEST, FIRST, FIRST_CELLS = 0.02, 0.3, 0.15, 0.8
 #: A box's middle is no farther from that of its cell, in cells.
 REACH = 1.0
 #: The largest difference of two boxes' depths is twice this.

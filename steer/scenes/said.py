@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate, one_hot
 
 from steer.datasets.scenes import tight
+from steer.errors import InputError
 from steer.scenes.boxes import glimpses, project
 from steer.scenes.finding import Found, Objects, once, seen_at
 from steer.scenes.gaussians import Gaussian, dense, lively, standard
@@ -66,6 +67,8 @@ class SAID(nn.Module):
     With `scope` it is shown where it has looked before; with `alpha` what is told covers a part of
     its box, without all of it.
 
+    Raises InputError for a side that is no multiple of 8.
+
     >>> model = SAID(side=64, width=4)
     >>> found = model.find(torch.rand(2, 3, 64, 64))
     >>> found.counts.shape, found.pictures.shape
@@ -84,6 +87,8 @@ class SAID(nn.Module):
         alpha: bool = True,
     ):
         super().__init__()
+        if side % 8:
+            raise InputError(f"expected pictures of a multiple of 8 pixels a side, got {side}.")
         self.config: dict[str, Any] = {
             "family": self.family, "side": side, "what": what, "width": width, "most": most,
             "scope": scope, "alpha": alpha,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import save_checkpoint
 from steer.datasets import WithTruth
 from steer.errors import InputError
 from steer.scenes.bfvae import BFVAE, swaps
 from steer.scenes.gaussians import standard
+from steer.scenes.stored import save
 from steer.training.team import Noise
 
 #: Share of all steps after which the VAEs stay as they are, and the last encoder learns.
@@ -127,20 +126,5 @@ class Both:
             optimiser.load_state_dict(state["optimisers"][name])
 
     def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes `config.json`, `model.safetensors` and the card."""
-        text = json.dumps(options, indent=2, sort_keys=True)
-        card = CARD.format(options=text)
-        save_checkpoint(folder, {**self.model.config, "trained": options},
-                        self.model.state_dict(), card)  # fmt: skip
-
-
-CARD = """---
-library_name: steer
-tags: [scenes, foreground-background]
----
-# A BFVAE trained by `steer decompose --train --objective bfvae`
-
-```json
-{options}
-```
-"""
+        """Writes the model's folder."""
+        save(folder, self.model, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import save_checkpoint
 from steer.scenes.gaussians import standard
 from steer.scenes.said import SAID
+from steer.scenes.stored import save
 from steer.sheets import side_by_side
 from steer.training.team import Noise
 
@@ -93,19 +92,5 @@ class Said:
             optimiser.load_state_dict(state["optimisers"][name])
 
     def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes `config.json`, `model.safetensors` and the card."""
-        card = CARD.format(options=json.dumps(options, indent=2, sort_keys=True))
-        config = {**self.model.config, "trained": options}
-        save_checkpoint(folder, config, self.model.state_dict(), card)
-
-
-CARD = """---
-library_name: steer
-tags: [scenes, object-centric, said]
----
-# SAID, trained by `steer decompose --train`
-
-```json
-{options}
-```
-"""
+        """Writes the model's folder."""
+        save(folder, self.model, options)

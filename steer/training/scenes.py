@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer.checkpoints import save_checkpoint
 from steer.errors import SteerError
 from steer.scenes.gaussians import standard
 from steer.scenes.losses import alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import Inferred, SceneModel
+from steer.scenes.stored import save
 from steer.sheets import side_by_side
 from steer.training.team import Noise
 
@@ -179,20 +178,5 @@ class Scenes:
             optimiser.load_state_dict(state["optimisers"][name])
 
     def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes `config.json`, `model.safetensors` and the card."""
-        text = json.dumps(options, indent=2, sort_keys=True)
-        card = CARD.format(options=text)
-        save_checkpoint(folder, {**self.model.config, "trained": options},
-                        self.model.state_dict(), card)  # fmt: skip
-
-
-CARD = """---
-library_name: steer
-tags: [scenes, object-centric]
----
-# A scene model trained by `steer decompose --train`
-
-```json
-{options}
-```
-"""
+        """Writes the model's folder."""
+        save(folder, self.model, options)
