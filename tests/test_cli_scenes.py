@@ -380,3 +380,39 @@ def test_a_bfvae_swaps_what_is_before_pictures(steer: Steer, pictures):
 def test_what_cannot_be_is_refused(steer: Steer, model, pictures, arguments, said):
     given = [] if "--train" in arguments else ["--model", model]
     refused(steer("decompose", *arguments, *given), said)
+
+
+def test_the_picture_stays_where_its_scene_is_written_beside_it(steer: Steer, model, pictures):
+    before = Path("p0.png").read_bytes()
+    assert steer("decompose", "p0.png", "--model", model, "-o", "p0.json").status == 0
+    refused(steer("decompose", "p0.png", "--model", model, "-o", "."), "p0.png lies")
+    assert Path("p0.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (["--depth", "0:100"], "depths from -50 to 50"),
+        (["--scale", "0:1000"], "up to 10 pictures"),
+        (["--move", "9" * 5000 + ":0,0"], "NUMBER:X,Y"),
+    ],
+)
+def test_edits_that_no_scene_can_have(steer: Steer, model, scene, edit, said):
+    refused(steer("render", "--scene", scene, *edit, "-o", "e.json"), said)
+    assert not Path("e.json").exists()
+
+
+def test_scenes_without_objects_are_scenes(steer: Steer, model, scene):
+    told = json.loads(Path(scene).read_text())
+    Path("none.json").write_text(json.dumps({**told, "objects": []}))
+    ended = steer("sample", "--scenes", "-n", 2, "--keep", "none.json", "-o", "new")
+    assert ended.status == 0, ended.err
+    short = {**told, "background": told["background"][:3]}
+    Path("short.json").write_text(json.dumps(short))
+    refused(steer("sample", "--scenes", "--keep", "short.json", "-o", "x"), "of another model")
+    itself = ["--relation", "0 left-of 0"]
+    refused(steer("sample", "--scenes", "--keep", scene, *itself, "-o", "x"), "can hold")
+    for options in ([], {"sha256": "0"}):
+        Path("s.json").write_text(json.dumps({**told, "made": {"options": options}}))
+        again = steer("decompose", "p0.png", "--model", model, "-o", "s.json", "--resume")
+        assert again.status == 0, again.err

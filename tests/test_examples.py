@@ -116,7 +116,7 @@ SHOWN = steer_commands("".join(blocks("bash")))
 # they take an hour each, so that their commands are read and not run
 EMBEDDED = [
     words
-    for script in ("embedded_generator.sh", "embedded_avae.sh")
+    for script in ("embedded_generator.sh", "embedded_avae.sh", "embedded_scenes.sh")
     for words in steer_commands((EXAMPLES / script).read_text())
 ]
 

@@ -252,9 +252,16 @@ def composed(model, boxes, depths, presences=None):
 
 def test_the_nearer_object_covers_the_farther_one(model):
     boxes = [[0.0, 0.0, 0.2, 0.2, 0.0], [0.1, 0.0, 0.2, 0.2, 0.0]]
-    for depths, nearer in (([4.0, -4.0], 0), ([-4.0, 4.0], 1)):
+    for depths, nearer in (([5.0, 0.0], 0), ([0.0, 5.0], 1)):
         done, masks = composed(model, boxes, depths)
         assert done.foreground[0, nearer, 32, 35] > 0.99 and masks[nearer, 32, 35] > 0.99
+
+
+def test_what_is_hardly_there_lends_nothing_to_what_is(model):
+    """However near: it costs nothing, and would tell the others' colours for free."""
+    boxes = [[0.0, 0.0, 0.2, 0.2, 0.0]] * 2
+    done, masks = composed(model, boxes, [0.0, 6.0], [1.0, 0.01])
+    assert done.foreground[0, 0, 32, 32] > 0.98 and masks[0, 32, 32] > 0.98
 
 
 def test_shares_of_objects_and_background_add_to_one(model):

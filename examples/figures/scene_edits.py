@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("-o", "--out", type=Path, default=Path("scene-edits"))
     given = options.parse_args(arguments)
 
-    model = load_finder(given.model)
+    model = load_finder(given.model, "cpu")
     pictures = open_dataset(given.data).pictures(torch.arange(FIRST, FIRST + given.pictures))
     found = model.find(pictures).cpu()
     scenes = [Scene.of(found, i, model.identity, {}) for i in range(len(pictures))]

@@ -1,7 +1,8 @@
 """What scene models find in pictures whose objects are known (table 5.1 of Plumerault 2023).
 
 Pictures are of indices that no training comes to. A grid of 16 x 16 cells of one object would ask
-its object VAE about 256 boxes of a picture; "looked at" is how many these do.
+its object VAE about 256 boxes of a picture; "looked at" is how many these do. Pictures of another
+size than a model's are resized.
 
 Run: python examples/figures/scenes.py MODEL... [--data scenes] [-n 500] -o out/
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from output import finish
 
-from steer.datasets import datasets, open_dataset
+from steer.datasets import Resized, WithTruth, datasets, open_dataset
 from steer.errors import InputError
 from steer.images import to_png
 from steer.scenes.boxes import corners
@@ -37,15 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
 
     dataset = open_dataset(given.data)
-    if not hasattr(dataset, "truth"):
+    if not isinstance(dataset, WithTruth):
         raise InputError(f"expected a set whose objects are known, got {given.data}.")
     last = dataset.size or FIRST + given.pictures
     indices = torch.arange(max(0, last - given.pictures), last)
     rows, shown = [], {}
     for name in given.models:
         model = load_finder(name)
-        rows.append({"model": Path(name).name, **evaluate(model, dataset, indices)})
-        shown[name] = sheet(model, dataset.pictures(indices[:DRAWN]))
+        shape = (3, model.side, model.side)
+        fitted = dataset if dataset.shape == shape else Resized(dataset, model.side)
+        rows.append({"model": Path(name).name, **evaluate(model, fitted, indices)})
+        shown[name] = sheet(model, fitted.pictures(indices[:DRAWN]))
     pictures = {
         f"{i}-{Path(name).name}": to_png(each) for i, (name, each) in enumerate(shown.items())
     }
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def sheet(model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures with what was found in them, reconstructions, and whose each pixel is."""
-    found = model.find(pictures)
+    found = model.find(pictures.to(next(model.parameters()).device)).cpu()
     boxes = [found.objects.boxes[found.of(i)] for i in range(len(pictures))]
     rows = {
         "boxes": [outlined(p, corners(b)) for p, b in zip(pictures, boxes, strict=True)],

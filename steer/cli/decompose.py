@@ -173,12 +173,12 @@ def _take_apart(
     options.refuse_json_on_stdout(json_, target)
     places = _places(target, paths)
     made = {str(path): _made(path, places[str(path)], network, align) for path in paths if resume}
-    rows = {name: _row(name, scene) for name, scene in made.items() if scene}
+    rows = {name: _row(name, scene) for name, scene in made.items() if scene is not None}
     left = [path for path in paths if str(path) not in rows]
     with progress("decomposing", len(left), quiet) as bar:
         for done in decompose(network, left, align=align, batch=batch,
                               left_out=failed.__setitem__):  # fmt: skip
-            _write(done, places[done.path])
+            _write(done, places[done.path], target.lower().endswith(".json"))
             rows[done.path] = _row(done.path, done.scene)
             bar(len(rows) + len(failed) - (len(paths) - len(left)), done.error)
     _require_some(rows, failed)
@@ -227,14 +227,19 @@ def _places(target: str, paths: list[Path]) -> dict[str, str]:
         return {str(path): target for path in paths}
     from steer.disk import make_folder
 
-    make_folder(Path(target))
     places: dict[str, str] = {}
+    taken = {path.resolve() for path in paths}
     for path in paths:
         name = "picture" if str(path) == "-" else path.stem
         place = str(Path(target) / f"{name}.json")
         if place in places.values():
             raise InputError(f"expected pictures with names of their own, got two called {name}.")
+        if Path(place).with_suffix(".png").resolve() in taken:
+            raise InputError(
+                f"expected another folder for -o than {target}, where {name}.png lies."
+            )
         places[str(path)] = place
+    make_folder(Path(target))
     return places
 
 
@@ -252,9 +257,12 @@ def _made(path: Path, place: str, model: Finder, align: str) -> Scene | None:
         scene, data = load_scene(place), read_whole(path)
     except InputError:
         return None
-    same = {"sha256": sha256(data).hexdigest(), "align": align}.items()
-    weights = scene.model.get("checksum") == model.identity["checksum"]
-    return scene if weights and same <= scene.made.get("options", {}).items() else None
+    told = scene.made.get("options")
+    if not isinstance(told, dict) or not isinstance(told.get("error"), float):
+        return None
+    found = scene.model.get("checksum"), told.get("sha256"), told.get("align")
+    wanted = model.identity["checksum"], sha256(data).hexdigest(), align
+    return scene if found == wanted else None
 
 
 def _row(name: str, scene: Scene) -> dict[str, Any]:
@@ -262,7 +270,7 @@ def _row(name: str, scene: Scene) -> dict[str, Any]:
     return {"picture": name, "objects": len(scene), "error": scene.made["options"]["error"]}
 
 
-def _write(done: Decomposed, place: str) -> None:
+def _write(done: Decomposed, place: str, alone: bool) -> None:
     """The scene, and in a folder a picture of it."""
     from steer.disk import write_atomically, write_stdout
     from steer.images import write_png
@@ -270,5 +278,9 @@ def _write(done: Decomposed, place: str) -> None:
     if place == "-":
         write_stdout(done.scene.to_json())
         return
-    write_atomically(Path(place), done.scene.to_json())
+    if alone:
+        write_atomically(Path(place), done.scene.to_json())
+        return
+    # the scene last: one that is there says that the picture of it is too
     write_png(Path(place).with_suffix(".png"), done.sheet())
+    write_atomically(Path(place), done.scene.to_json())

@@ -75,9 +75,11 @@ def train_scenes(
             run.team.wait()
             if run.team.leads:
                 (run.folder / STATE).unlink(missing_ok=True)
+            run.team.wait()
             if attempt + 1 == ATTEMPTS:
                 raise
-            options.note(f"{failed} Beginning anew with seed {seed + SEEDS_APART}.")
+            if run.team.leads:
+                options.note(f"{failed} Beginning anew with seed {seed + SEEDS_APART}.")
 
 
 def prepared(dataset: Dataset, objective: str, size: int) -> Dataset:

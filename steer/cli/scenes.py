@@ -70,7 +70,7 @@ def sample_scenes(
 
     wanted = [Relation.parse(text) for text in relations]
     kept = None if keep is None else load_scene(keep)
-    found = open_model(kept, model, device) if kept else load(model or OWN, device)
+    found = load(model or OWN, device) if kept is None else open_model(kept, model, device)
     network = with_prior(found)
     drawn = sample(network, n, seed, kept=kept, relations=wanted)
     make_folder(Path(out))
@@ -94,7 +94,7 @@ def _parsed(text: str, option: str, names: tuple[str, ...]) -> tuple[Any, ...]:
     """The object's number, and what stands behind the colon."""
     number, colon, rest = text.partition(":")
     values = rest.split(",")
-    if not (number.strip().isdecimal() and colon and len(values) == len(names)):
+    if not (number.strip().isdecimal() and len(number) < 9 and colon and len(values) == len(names)):
         raise InputError(f"expected NUMBER:{','.join(names)} after --{option}, got {text!r}.")
     return (int(number), *(options.number(value, f"--{option} {number}") for value in values))
 

@@ -91,4 +91,5 @@ def require_finite(values: dict[str, float]) -> None:
     """InputError for numbers by flag that are infinite or none."""
     for flag, value in values.items():
         if not math.isfinite(value):
-            raise InputError(f"expected a finite number for --{flag}, got {value}.")
+            name = flag.replace("_", "-")
+            raise InputError(f"expected a finite number for --{name}, got {value}.")

@@ -153,7 +153,9 @@ class SceneModel(nn.Module):
         """`count` pictures of objects with colours [M, 3, g, g] and alphas [M, 1, g, g].
 
         An object covers what is behind it as far as it is opaque; among those that cover one pixel
-        the shares go by their alphas times e to their depths. Each is drawn in its window alone.
+        the shares go by their alphas times e to their depths, as far as they are there: one that
+        hardly is, and so costs nothing, cannot lend its colours to the others. Each is drawn in its
+        window alone.
         """
         total = colours.new_zeros(5, count * self.side**2)
         for _, pixels, drawn, covers, weights in self._in_windows(objects, colours, alphas):
@@ -199,9 +201,9 @@ class SceneModel(nn.Module):
         shown = torch.cat([colours, alphas], dim=1)
         for size, which, first in windows(objects.boxes, self.side, self.glimpse):
             drawn = project(shown[which], objects.boxes[which], first, size, self.side)
-            covers = drawn[:, 3:] * objects.presences[which][:, None, None, None]
-            covers = covers.clamp(0, 0.9999)
-            weights = covers * objects.depths[which].exp()[:, None, None, None]
+            there = objects.presences[which]
+            covers = (drawn[:, 3:] * there[:, None, None, None]).clamp(0, 0.9999)
+            weights = covers * (there * objects.depths[which]).exp()[:, None, None, None]
             pixels = self._pixels(objects.which[which], first, size)
             yield which, pixels, drawn[:, :3], covers, weights
 

@@ -15,8 +15,8 @@ from steer.scenes.gaussians import Gaussian, Halved, dense, lively, stacked
 SMALLEST, LARGEST, FIRST, FIRST_CELLS = 0.02, 0.3, 0.15, 0.8
 #: A box's middle is no farther from that of its cell, in cells.
 REACH = 1.0
-#: The largest difference of two boxes' depths is twice this.
-DEEPEST = 5.0
+#: Depths are between 0 and this.
+DEEPEST = 6.0
 #: Logs of the standard deviations of codes at the start: narrow, so that they tell something from
 #: the first step on; those of places are narrow in the prior too, so that they cost nothing yet.
 FIRST_WHAT, FIRST_PLACE = -1.0, -2.0
@@ -111,10 +111,10 @@ class BoxDecoder(nn.Module):
         cells = torch.stack([x, y], dim=2).flatten(0, 1)[:, None]
         places = cells + REACH / self.grid * out[..., :2].tanh()
         span = math.log(LARGEST / SMALLEST)
-        first = math.log(min(FIRST, FIRST_CELLS / self.grid) / SMALLEST) / span
+        first = math.log(max(min(FIRST, FIRST_CELLS / self.grid), 2 * SMALLEST) / SMALLEST) / span
         share = (out[..., 2:4] + math.log(first / (1 - first))).sigmoid()
         halves = SMALLEST * (span * share).exp()
-        depths = DEEPEST * out[..., 4].tanh()
+        depths = DEEPEST * out[..., 4].sigmoid()
         angle = torch.zeros_like(depths)
         if self.turns:
             angle = torch.rad2deg(torch.atan2(out[..., 5], out[..., 6] + 1))

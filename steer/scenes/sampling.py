@@ -25,6 +25,8 @@ RELATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "larger-than": lambda a, b: _area(a) > _area(b),
     "smaller-than": lambda a, b: _area(a) < _area(b),
 }
+#: Scenes that are drawn at once.
+AT_ONCE = 256
 #: Scenes that are drawn for one that is wanted, before there is said to be none.
 TRIES = 200
 #: Logit of the presence of an object that is given.
@@ -53,7 +55,7 @@ class Relation:
     def parse(cls, text: str) -> Relation:
         """That of a text; InputError where it is none."""
         parts = text.split()
-        if len(parts) != 3 or not (parts[0].isdecimal() and parts[2].isdecimal()):
+        if len(parts) != 3 or not all(p.isdecimal() and len(p) < 9 for p in (parts[0], parts[2])):
             raise InputError(f"expected NUMBER RELATION NUMBER, got {text!r}.")
         if parts[1] not in RELATIONS:
             raise InputError(f"expected a relation {', '.join(RELATIONS)}, got {parts[1]!r}.")
@@ -80,14 +82,17 @@ def sample(
     The objects of `kept` are in all of them, first and in their order, and its background; the
     others come given those of their cell. Scenes in which a relation does not hold are drawn anew.
 
-    Raises InputError where the boxes of `kept` are none of the model's, SteerError where no scene
-    has the relations.
+    Raises InputError where the boxes of `kept` are none of the model's and for a relation that
+    cannot hold, SteerError where no scene has the relations.
 
     >>> model = SceneModel(width=4).eval()
     >>> scenes = sample(model, 2)
     >>> len(scenes), scenes[0].background.shape
     (2, torch.Size([24]))
     """
+    if kept is not None:
+        kept.require_of(model)
+    _refuse_what_never_holds(relations, kept)
     found: list[Scene] = []
     drawn = 0
     stream = torch.Generator().manual_seed(seed)
@@ -96,10 +101,21 @@ def sample(
             raise SteerError(
                 f"{len(found)} of {n} scenes: in {drawn} that were drawn the relations do not hold."
             )
-        scenes = list(_drawn(model, n, stream, kept))
+        scenes = list(_drawn(model, min(n, AT_ONCE), stream, kept))
         drawn += len(scenes)
         found += [s for s in scenes if all(relation.holds(s.boxes) for relation in relations)]
     return found[:n]
+
+
+def _refuse_what_never_holds(relations: Sequence[Relation], kept: Scene | None) -> None:
+    """InputError for a relation of an object to itself, or of two that are kept and do not have
+    it."""
+    for each in relations:
+        fixed = kept is not None and max(each.first, each.second) < len(kept)
+        if each.first == each.second or (fixed and kept and not each.holds(kept.boxes)):
+            raise InputError(
+                f"expected a relation that can hold, {each.first} is not {each.name} {each.second}."
+            )
 
 
 def _drawn(

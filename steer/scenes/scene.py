@@ -22,6 +22,8 @@ PLACES = ("x", "y", "half_width", "half_height", "angle")
 MOST_BYTES = 1 << 24
 #: Objects, and the sides of a box in pictures: more is no scene.
 MOST_OBJECTS, LARGEST = 1000, 10.0
+#: No number of a scene is as large; depths stay within this of 0.
+MOST, DEEPEST = 1e6, 50.0
 
 
 class Drawing(Protocol):
@@ -76,6 +78,15 @@ class Scene:
         what = self.what.reshape(len(self), dim)
         return Objects(which, self.boxes, self.depths, self.presences, what)
 
+    def require_of(self, model: Drawing) -> None:
+        """InputError where the numbers are not as many as a model's."""
+        behind, what = model.dims
+        if self.background.shape != (behind,) or (len(self) and self.what.shape[1] != what):
+            raise InputError(
+                f"expected a scene of {behind} numbers behind and {what} of each object, got "
+                f"{list(self.background.shape)} and {list(self.what.shape)}: of another model."
+            )
+
     # --- edits: each gives another scene ---
 
     def moved(self, number: int, x: float, y: float) -> Scene:
@@ -102,6 +113,11 @@ class Scene:
         self._require(number)
         depths = self.depths.clone()
         depths[number] += by
+        if not abs(depths[number]) <= DEEPEST:
+            raise InputError(
+                f"expected depths from {-DEEPEST:g} to {DEEPEST:g}, object {number} would get "
+                f"{depths[number]:g}."
+            )
         return replace(self, depths=depths)
 
     def without(self, *numbers: int) -> Scene:
@@ -119,6 +135,14 @@ class Scene:
         self._require(number)
         boxes = self.boxes.clone()
         boxes[number] = change(boxes[number])
+        if (
+            not (boxes[number].abs() < MOST).all()
+            or boxes[number, WIDTH : HEIGHT + 1].max() > LARGEST
+        ):
+            raise InputError(
+                f"expected a box of up to {LARGEST:g} pictures' sides, that of object {number} "
+                f"would be {[round(value, 4) for value in boxes[number].tolist()]}."
+            )
         return replace(self, boxes=boxes)
 
     def _of(self, kept: list[int]) -> Scene:
@@ -190,6 +214,8 @@ def parse_scene(data: bytes, where: str) -> Scene:
         torch.tensor([_number(each, name, where, i) for i, each in enumerate(objects)])
         for name in ("depth", "presence")
     )
+    if (depths.abs() > DEEPEST).any():
+        raise InputError(f"expected depths from {-DEEPEST:g} to {DEEPEST:g} in {where}.")
     model, made = told.get("model"), told.get("made")
     if not isinstance(model, dict) or not isinstance(made, dict):
         raise InputError(f"expected the model that {where} was found by, got {model!r:.40}.")
@@ -201,7 +227,7 @@ def parse_scene(data: bytes, where: str) -> Scene:
 
 def _number(given: Any, name: str, where: str, i: int) -> float:
     value = given.get(name) if isinstance(given, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
         raise InputError(f"expected a number {name} of object {i} in {where}, got {value!r:.20}.")
     return float(value)
 
@@ -220,14 +246,9 @@ def draw(model: Drawing, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
     Raises InputError for scenes of another model.
     """
-    behind, what = model.dims
     for scene in scenes:
-        if scene.background.shape != (behind,) or (len(scene) and scene.what.shape[1] != what):
-            raise InputError(
-                f"expected a scene of {behind} numbers behind and {what} of each object, got "
-                f"{list(scene.background.shape)} and {list(scene.what.shape)}: of another model."
-            )
+        scene.require_of(model)
     device = next(model.parameters()).device
-    parts = [scene.objects(i, what) for i, scene in enumerate(scenes)]
+    parts = [scene.objects(i, model.dims[1]) for i, scene in enumerate(scenes)]
     objects = Objects(*(torch.cat(each) for each in zip(*parts, strict=True))).to(device)
     return model.draw(torch.stack([scene.background for scene in scenes]).to(device), objects)
