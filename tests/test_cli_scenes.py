@@ -16,6 +16,7 @@ from torch import Tensor
 from steer.checkpoints import save_checkpoint
 from steer.datasets.scenes import Scenes
 from steer.images import write_png
+from steer.scenes.evaluation import evaluate
 from steer.scenes.model import SceneModel
 from steer.scenes.stored import load
 
@@ -416,3 +417,15 @@ def test_scenes_without_objects_are_scenes(steer: Steer, model, scene):
         Path("s.json").write_text(json.dumps({**told, "made": {"options": options}}))
         again = steer("decompose", "p0.png", "--model", model, "-o", "s.json", "--resume")
         assert again.status == 0, again.err
+
+
+def test_the_model_of_the_package_takes_scenes_apart(steer: Steer, pictures):
+    """Offline, at once, and what it finds is in the main what is there."""
+    assert steer("sample", "--scenes", "-n", 2, "-o", "new").status == 0
+    ended = steer("decompose", *pictures, "-o", "out", "--json")
+    assert ended.status == 0, ended.err
+    counts = Scenes().truth(torch.arange(3)).counts.tolist()
+    found = [row["objects"] for row in ended.summary["pictures"]]
+    assert sum(abs(a - b) for a, b in zip(found, counts, strict=True)) <= sum(counts) / 3
+    measured = evaluate(load("scenes", "cpu"), Scenes(), torch.arange(10**9, 10**9 + 20))
+    assert measured["AP 0.5"] > 0.5 and measured["looked at"] < 0.1 * 256

@@ -53,10 +53,10 @@ def command(
         str, typer.Option(help="scenes: boxes in cells; said: one box after another; bfvae.")
     ] = "scenes",
     size: Annotated[int, typer.Option(min=16, help="Side of a folder's pictures.")] = 64,
-    grid: Annotated[int | None, typer.Option(min=1, help="Cells along a side: 4.")] = None,
+    grid: Annotated[int | None, typer.Option(min=1, help="Cells along a side: 8.")] = None,
     boxes: Annotated[
         int | None,
-        typer.Option(min=1, max=16, help="Boxes that a cell may have: 4; a said's picture: 9."),
+        typer.Option(min=1, max=16, help="Boxes that a cell may have: 1; a said's picture: 9."),
     ] = None,
     turns: Annotated[
         bool | None, typer.Option("--turns", help="Boxes have an angle, along their object.")

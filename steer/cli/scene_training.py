@@ -34,6 +34,8 @@ OBJECTIVES: dict[str, tuple[type[Model], Callable[..., Any]]] = {
 }
 #: What options are called where they go.
 RENAMED = {"boxes": "most"}
+#: Of a scene model, what was found to do best, where nothing is given.
+BEST: dict[str, Any] = {"grid": 8, "most": 1}
 #: Runs of a training that found no objects, and how far apart their seeds are.
 ATTEMPTS, SEEDS_APART = 3, 1000
 
@@ -55,7 +57,8 @@ def train_scenes(
         refuse_given(context, ("rotation",), "without --turns")
     chosen = {names[n]: value for n, value in given.items() if value is not None}
     require_finite({n: v for n, v in chosen.items() if isinstance(v, float)})
-    sizes = {name: value for name, value in chosen.items() if name in of_network}
+    sizes = BEST if network is SceneModel else {}
+    sizes = {**sizes, **{name: value for name, value in chosen.items() if name in of_network}}
     weights = {name: chosen.get(name, of_losses[name].default)
                for name in names.values() if name in of_losses}  # fmt: skip
     dataset, left_out = open_data(context, data, size, 3)
