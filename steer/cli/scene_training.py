@@ -86,8 +86,8 @@ def train_scenes(
 
 
 def prepared(dataset: Dataset, objective: str, size: int) -> Dataset:
-    """The data as a network takes it: 3 channels, 2^k pixels a side, and the masks for a bfvae;
-    InputError where it cannot be had."""
+    """The data as a network takes it: square, 3 channels, and with masks for a bfvae; sets whose
+    objects are known are resized for that. InputError where it cannot be had."""
     channels, height, width = dataset.shape
     if isinstance(dataset, WithTruth) and (channels != 3 or height & (height - 1)):
         dataset = Resized(dataset, size)

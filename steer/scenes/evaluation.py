@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steer.batches import in_batches
 from steer.datasets import WithTruth
@@ -18,18 +15,7 @@ from steer.scenes.measures import (
     count_errors,
     foreground_rand,
 )
-
-
-class Finder(Protocol):
-    """A model that finds objects."""
-
-    def find(self, pictures: Tensor) -> Found:
-        """The objects of pictures [B, 3, H, W] in [0, 1]."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights."""
-        ...
+from steer.scenes.stored import Finder
 
 
 def evaluate(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steer.datasets import WithTruth
 from steer.errors import InputError
 from steer.scenes.bfvae import BFVAE, swaps
 from steer.scenes.gaussians import standard
-from steer.scenes.stored import save
+from steer.training.learner import Learner
 from steer.training.team import Noise
 
 #: Share of all steps after which the VAEs stay as they are, and the last encoder learns.
@@ -44,7 +41,7 @@ class Masked:
         return torch.cat([self.dataset.pictures(indices), masks], dim=1)
 
 
-class Both:
+class Both(Learner[BFVAE]):
     """The negative evidence lower bounds of VAE-F and VAE-B (equation 5.3): a z_b that says what
     z_f already does costs `beta` times as many nats, so that it forgets the foreground.
 
@@ -71,10 +68,6 @@ class Both:
             "both": torch.optim.Adam([w for w in model.parameters() if id(w) not in own], lr=rate),
             "whole": torch.optim.Adam(last, lr=rate),
         }
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained."""
-        return self.model.parameters()
 
     def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """One update on pictures and masks [B, 4, H, W]; logs nats per picture."""
@@ -113,18 +106,3 @@ class Both:
         """Foregrounds and backgrounds of a few pictures, swapped."""
         shown = pictures[:5]
         return swaps(self.model, shown[:, :3], shown[:, 3:])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser state."""
-        optimisers = {name: each.state_dict() for name, each in self.optimisers.items()}
-        return {"model": self.model.state_dict(), "optimisers": optimisers}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-
-    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes the model's folder."""
-        save(folder, self.model, options)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steer.scenes.gaussians import standard
 from steer.scenes.said import SAID
-from steer.scenes.stored import save
 from steer.sheets import side_by_side
+from steer.training.learner import Learner
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn: from a VAE that shows nothing yet,
@@ -21,7 +18,7 @@ from steer.training.team import Noise
 BEGIN = {"objects": 0.0, "boxes": 0.15}
 
 
-class Said:
+class Said(Learner[SAID]):
     """What a glimpse costs less what it saves (equations 6.2 and 6.3), and `place` times the
     divergence of its box from the prior (equation 6.4): one update after each of `glimpses` boxes.
     """
@@ -49,10 +46,6 @@ class Said:
             for name, parts in networks.items()
         }
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained."""
-        return self.model.parameters()
-
     def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """An update after each box; logs nats per picture, sums over its boxes."""
         numbers = 4 + self.model.dims[1]
@@ -79,18 +72,3 @@ class Said:
     def preview(self, pictures: Tensor) -> Tensor:
         """Pictures over what the model makes of them."""
         return side_by_side(pictures, self.model.find(pictures).pictures)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser state."""
-        optimisers = {name: each.state_dict() for name, each in self.optimisers.items()}
-        return {"model": self.model.state_dict(), "optimisers": optimisers}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-
-    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes the model's folder."""
-        save(folder, self.model, options)

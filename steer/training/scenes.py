@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +11,8 @@ from steer.errors import SteerError
 from steer.scenes.gaussians import standard
 from steer.scenes.losses import alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import Inferred, SceneModel
-from steer.scenes.stored import save
 from steer.sheets import side_by_side
+from steer.training.learner import Learner
 from steer.training.team import Noise
 
 #: Shares of all steps after which each part begins to learn.
@@ -32,7 +29,7 @@ class Swallowed(SteerError):
     """A run that found no objects, as some seeds do (Lin et al. 2020): another one may."""
 
 
-class Scenes:
+class Scenes(Learner[SceneModel]):
     """The negative evidence lower bound of equations 5.1 to 5.5, the object-prior loss and the
     rotation loss.
 
@@ -69,10 +66,6 @@ class Scenes:
             name: torch.optim.Adam([w for part in parts for w in part.parameters()], lr=rate)
             for name, parts in networks.items()
         }
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained."""
-        return self.model.parameters()
 
     def step(self, pictures: Tensor, step: int, noise: Noise) -> dict[str, float]:
         """One update; logs nats per picture, NaN once training has diverged."""
@@ -165,18 +158,3 @@ class Scenes:
         seen = self.model(pictures)
         composed = self.model.compose(seen.objects, seen.colours, seen.alphas, len(pictures))
         return side_by_side(pictures, self.model.picture(seen.background, composed))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser state."""
-        optimisers = {name: each.state_dict() for name, each in self.optimisers.items()}
-        return {"model": self.model.state_dict(), "optimisers": optimisers}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-
-    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
-        """Writes the model's folder."""
-        save(folder, self.model, options)
