@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from steer.batches import affordable, drawn, in_batches
+from steer.encoders import fitted, guess
 from steer.errors import InputError
 from steer.generators.base import Generator
 from steer.losses import Loss, parse_loss
@@ -22,6 +23,8 @@ POOLED_SIDE = 64
 RIDGE = 0.1
 #: Pixels of a pool's pictures, and how many of them there are at least.
 POOLED_PIXELS, LEAST_POOL = 512 * 128**2, 16
+#: Steps and restarts where they are left open; searches for few numbers get stuck more often.
+STEPS, RESTARTS, FEW_RESTARTS, FEW = 150, 4, 6, 16
 #: Told how many items are done, and the error there or what is done at the moment.
 Report = Callable[[float, float | str], None]
 #: Errors that every inversion is reported under, beside the loss that was minimised.
@@ -33,15 +36,16 @@ class Search:
     """How codes are searched for.
 
     `steps` is the length of the surviving start's search. `restarts` starts are tried per picture
-    and halved after a twentieth of the steps (10 at least), again after three times that, and so
-    on, so that from 200 steps on a search costs at most `steps * (1 + restarts * 0.15)` evaluations
-    a picture.
+    and halved after a fortieth of the steps (4 at least), again after three times that, and so on,
+    so that from 160 steps on a search costs at most `steps * (1 + restarts * 0.1)` evaluations a
+    picture. Where they are None, `settled` chooses them.
 
-    `start` is where from: `encoder` (where the generator has one), `prior` (`pool` codes are drawn
-    from the prior and their pictures made: a linear regression of codes on pictures gives one
-    start, the codes with the nearest pictures the others), or `auto`: both, the encoder first. The
-    pool is made once for all pictures, and costs forward passes only; of pictures larger than
-    128 x 128 it holds fewer, down to 16, so that it takes no longer than the search.
+    `start` is where from: `encoder` (fitted to the generator, or its own), `prior` (`pool` codes
+    are drawn from the prior and their pictures made: a linear regression of codes on pictures gives
+    one start, the codes with the nearest pictures the others), or `auto`: both, the encoder first;
+    where one was fitted and `restarts` is None, it alone. The pool is made once for all pictures,
+    and costs forward passes only; of pictures larger than 128 x 128 it holds fewer, down to 16, so
+    that it takes no longer than the search.
 
     `sigma` and `backbone` are those of the losses that take them (`steer.losses.parse_loss`).
 
@@ -52,8 +56,8 @@ class Search:
     loss: str = "blurred-mse"
     sigma: float | None = None
     backbone: str | None = None
-    steps: int = 300
-    restarts: int = 4
+    steps: int | None = None
+    restarts: int | None = None
     start: str = "auto"
     pool: int = 512
     rate: float = 0.1
@@ -65,8 +69,9 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "pool"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of 1 or more, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"expected {name} of 1 or more, got {value}.")
         if self.constraint not in ("ball", "none"):
             raise InputError(f"expected constraint ball or none, got {self.constraint!r}.")
         if self.start not in ("auto", "encoder", "prior"):
@@ -78,6 +83,24 @@ class Search:
                 raise InputError(f"expected {name} above 0, got {getattr(self, name)}.")
         if not self.tolerance >= 0:
             raise InputError(f"expected tolerance of 0 or more, got {self.tolerance}.")
+
+    def settled(self, generator: Generator) -> Search:
+        """The same search with what it leaves open chosen for a generator: by whether an encoder
+        was fitted to it, and by how many numbers its codes have (tests/benchmarks/test_search.py).
+
+        >>> from steer.generators import load
+        >>> Search(restarts=2).settled(load(device="cpu")).steps
+        150
+        """
+        if self.start == "auto" and self.restarts is None and fitted(generator):
+            return replace(self, start="encoder").settled(generator)
+        alone = self.start == "encoder"
+        few = generator.latent.dim <= FEW
+        return replace(
+            self,
+            steps=self.steps or STEPS,
+            restarts=1 if alone else self.restarts or (FEW_RESTARTS if few else RESTARTS),
+        )
 
     @property
     def solver(self) -> Solver:
@@ -141,7 +164,7 @@ def invert(
     >>> bool((found.loss < 1e-3).all())
     True
     """
-    search = search or Search()
+    search = (search or Search()).settled(generator)
     expected = tuple(generator.picture)
     if tuple(pictures.shape[1:]) != expected or not len(pictures):
         raise InputError(
@@ -150,13 +173,13 @@ def invert(
         )
     if pool is None and search.start != "encoder":
         pool = Pool(generator, search, lambda said: report(0, said))
-    batch = affordable(generator, batch, search.restarts)
+    batch = affordable(generator, batch, search.restarts or 1)
 
     def work(items: range) -> Inversion:
         targets = pictures[items.start : items.stop].to(generator.device)
 
         def said(step: int, loss: float) -> None:
-            report(items.start + len(items) * (step - 1) / search.steps, loss)
+            report(items.start + len(items) * (step - 1) / (search.steps or 1), loss)
 
         return _invert_batch(generator, targets, search, pool, said)
 
@@ -221,28 +244,31 @@ def _features(pictures: Tensor) -> Tensor:
 @torch.no_grad()
 def _starts(generator: Generator, targets: Tensor, search: Search, pool: Pool | None) -> Tensor:
     """Starts [b, restarts, d]: the encoder's, the regression's, then the nearest of the pool."""
-    starts = []
-    encoded = generator.encode(targets) if search.start != "prior" else None
+    starts, count = [], search.restarts or 1
+    encoded = guess(generator, targets) if search.start != "prior" else None
     if encoded is not None:
         starts.append(search.projection(generator)(encoded)[:, None])
     elif search.start == "encoder":
-        raise InputError(f"expected a generator with an encoder, {generator.name} has none.")
+        raise InputError(
+            f"expected a generator with an encoder, {generator.name} has none: steer fit-encoder "
+            f"makes one."
+        )
     if pool is not None:
         starts.append(pool.regressed(targets)[:, None])
         # a cheap loss, whatever is minimised: it is asked for every picture of the pool
         loss = parse_loss("blurred-mse", pool.pictures.shape[2], device=generator.device)
-        rest = max(search.restarts - len(starts), 0)
+        rest = max(count - len(starts), 0)
         starts.append(torch.stack([pool.nearest(target, loss, rest) for target in targets]))
-    return torch.cat(starts, dim=1)[:, : search.restarts]
+    return torch.cat(starts, dim=1)[:, :count]
 
 
 def milestones(steps: int, restarts: int) -> dict[int, int]:
     """Successive halving: after how many steps how many starts go on.
 
     >>> milestones(200, 4)
-    {10: 2, 30: 1}
+    {5: 2, 15: 1}
     """
-    plan, keep, at = {}, restarts, max(steps // 20, 10)
+    plan, keep, at = {}, restarts, max(steps // 40, 4)
     while keep > 1:
         keep = (keep + 1) // 2
         plan[at] = keep
@@ -259,16 +285,16 @@ def _invert_batch(
 ) -> Inversion:
     loss, free = search.loss_for(generator), search.free(generator)
     starts = _starts(generator, targets, search, pool)
-    b, r, d = starts.shape
+    (b, r, d), steps = starts.shape, search.steps or STEPS
     owner = torch.arange(b, device=starts.device).repeat_interleave(r)
     result = minimise(
         lambda z, items: loss(generator(only(z, free)), targets[owner[items]], None),
         starts.reshape(b * r, d),
-        steps=search.steps,
+        steps=steps,
         solver=search.solver,
         project=search.projection(generator, free),
         tolerance=search.tolerance,
-        culling=Culling(owner, milestones(search.steps, r)),
+        culling=Culling(owner, milestones(steps, r)),
         report=lambda step, losses: report(step, float(losses.reshape(b, r).amin(1).median())),
     )
     winner = result.loss.reshape(b, r).argmin(1) + torch.arange(b, device=starts.device) * r

@@ -13,6 +13,7 @@ from torch import Tensor
 from steer.backbones import find
 from steer.batches import affordable
 from steer.disk import read_stdin, read_whole
+from steer.encoders import fitted
 from steer.errors import InputError
 from steer.files import Artefact, DamagedError, how_made, load, refuse_other_options, save
 from steer.generators import Condition, Generator, require_same
@@ -94,13 +95,14 @@ def invert_photos(
     """
     if align not in FITS:
         raise unknown("fit", align, FITS)
+    search = search.settled(generator)
     made = _options(generator, search, align)
     rows = _rows_done(generator, out, made) if resume and out else {}
     known, reused = set(rows), 0
     order: list[tuple[str, str]] = []
     failed: dict[str, str] = {}
     pool: Pool | None = None
-    batch = affordable(generator, batch, search.restarts)  # what is done is saved after each
+    batch = affordable(generator, batch, search.restarts or 1)  # what is done is saved after each
     for first in range(0, len(paths), batch):
         photos = _readable(paths[first : first + batch], generator, align, failed)
         reused += sum(photo.checksum in known for photo in photos)
@@ -164,6 +166,8 @@ def _options(generator: Generator, search: Search, align: str) -> dict[str, Any]
     options = {name: value for name, value in asdict(search).items() if name != "seed"}
     if search.backbone:
         options["backbone"] = find(search.backbone).name  # what it is, not where it lies
+    if search.start != "prior" and (encoder := fitted(generator)):
+        options["encoder"] = encoder.checksum
     return how_made("invert", generator.identity(), seed=search.seed, align=align, **options)
 
 

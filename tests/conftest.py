@@ -20,6 +20,12 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An encoder that somebody fitted, found in their cache, would change what searches do."""
+    os.environ["STEER_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Trained models and photos beside the checkout; absent for most people, so the test skips."""

@@ -11,7 +11,7 @@ from toys import Blob, Linear
 from steer.errors import InputError
 from steer.generators import load
 from steer.generators.base import LatentSpace, PictureShape
-from steer.inversion import Pool, Search, invert, milestones
+from steer.inversion import FEW_RESTARTS, Pool, Search, invert, milestones
 from steer.optimise import Adam, Status
 
 FINE = Search(loss="mse", steps=250, rate=0.05, final_rate=0.0005, tolerance=0.0, pool=64)
@@ -62,7 +62,7 @@ def test_the_cut_into_batches_changes_nothing(batch):
     search = Search(loss="mse", steps=60, tolerance=1e-5, pool=64)
     whole = invert(linear, targets, search, batch=8)
     cut = invert(linear, targets, search, batch=batch)
-    assert torch.allclose(cut.z, whole.z, atol=1e-5)
+    assert torch.allclose(cut.z, whole.z, atol=3e-4)
     assert torch.equal(cut.evaluations, whole.evaluations)
     assert torch.equal(cut.status, whole.status)
 
@@ -81,7 +81,7 @@ def test_a_search_costs_what_its_docstring_says(steps, restarts):
     # besides the evaluations: one forward pass of the pool, and of the two pictures found
     assert linear.codes == spent + pool + 2
     if steps >= 200:
-        assert found.evaluations.max() <= steps * (1 + restarts * 0.15)
+        assert found.evaluations.max() <= steps * (1 + restarts * 0.1)
     assert (found.status == Status.BUDGET).all()
 
 
@@ -95,8 +95,8 @@ def test_restarts_are_kept_by_loss():
     loss = search.loss_for(blob)
     of_pool = torch.stack([loss(blob(pool), t.expand(128, -1, -1, -1)).min() for t in targets])
     assert (found.loss <= of_pool).all() and found.loss.median() < 0.3 * of_pool.median()
-    # four of the eight go on after 10 steps, two after 30 and to the end
-    assert (found.evaluations == 4 * 10 + 2 * 30 + 2 * 40).all()
+    # four of the eight go on after 4 steps, two after 12, one after 36 and to the end
+    assert (found.evaluations == 4 * 4 + 2 * 12 + 36 + 40).all()
 
 
 def test_the_encoders_start_is_used_and_ends_at_once_where_it_is_right():
@@ -108,7 +108,7 @@ def test_the_encoders_start_is_used_and_ends_at_once_where_it_is_right():
     assert (found.z - z).abs().max() < 1e-4
     # beside other starts it still comes first, and ends them
     beside = invert(linear, linear(z), Search(loss="mse", tolerance=1e-9, steps=30, pool=64))
-    assert (beside.status == Status.CONVERGED).all() and (beside.evaluations == 4).all()
+    assert (beside.status == Status.CONVERGED).all() and (beside.evaluations == FEW_RESTARTS).all()
 
 
 def test_an_encoder_alone_needs_no_pool():

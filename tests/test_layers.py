@@ -21,7 +21,8 @@ FLOORS = {
         downloads folders images sheets datasets page""",
         2: """generators transforms backbones losses saliency measures optimise batches
         distributions""",
-        3: """inversion trajectories directions regression calibration closed_loop knobs fitting
+        3: """encoders inversion trajectories directions regression calibration closed_loop knobs
+        fitting
         rivals memory accuracy embedding holding evaluation comparison plots rendering report photos
         populate scores picture_sets conversion sharing training scenes""",
         4: "cli __main__",

@@ -6,15 +6,21 @@ An evaluation is a forward and backward pass for one picture; a forward pass alo
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import scaled
+from conftest import SIZE, scaled
 
-from steer.inversion import Search, invert
+import steer
+from steer.encoders import Encoder, guess, place_of
+from steer.images import fit, read_image
+from steer.inversion import STEPS, Search, invert
 from steer.optimise import Adam, minimise
+from steer.training.encoder import Codes, Encoding
+from steer.training.loop import train
 from steer.trajectories import Follow, follow
 
 #: A third of naive's evaluations, and of the constant rate's, is what the project aims at.
@@ -22,6 +28,8 @@ THIRD = 1 / 3
 #: Items whose blurred squared error stays above this have failed.
 FAILED = 5e-4
 CONSTANT_STEPS = 400
+#: The default of `steer fit-encoder`.
+FIT_STEPS = 2000
 
 
 class Counter:
@@ -93,6 +101,57 @@ def test_inversion_over_constant_rate(benchmark, figures, trained):
     assert failures(equal.errors) <= failures(constant) / 5
 
 
+@pytest.mark.shared
+def test_an_encoder_over_constant_rate(benchmark, figures, shared, tmp_path, monkeypatch):
+    """Evaluations a picture, from an encoder that was fitted by its defaults, until a search comes
+    to the median error of 300 steps of Adam at a constant 0.1 from one sample of the prior; for
+    photos, none of which shows a face, to each one's own."""
+    monkeypatch.setenv("STEER_HOME", str(tmp_path))
+    generator = steer.load(str(shared / "data/generators/dcgan-faces/weights.tar"), device="cpu")
+    steps = scaled(FIT_STEPS)
+    torch.manual_seed(0)
+    objective = Encoding(generator, Encoder(generator.picture, generator.width), steps=steps)
+    made = {"model": generator.name, "samples": steps * 64, "seed": 0}
+    start = time.perf_counter()
+    benchmark.pedantic(
+        lambda: train(
+            objective, Codes(generator), place_of(generator), made, steps=steps, batch=64, bf16=True
+        ),
+        rounds=1,
+    )
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        own = generator(generator.latent.sample(scaled(100, 16), seed=11))
+    goals = constant_rate(generator, own, 300)
+    reached = reached_at(generator, own, goals.median().expand(len(own)))
+    photos = sorted((shared / "data/photos").iterdir())
+    shown = torch.stack([fit(read_image(path), 3, 64, 64, "crop") for path in photos])
+    of_photos = reached_at(generator, shown, constant_rate(generator, shown, 300))
+    figures(
+        seconds_to_fit=seconds,
+        median_evaluations=float(reached.median()),
+        within_100=float((reached <= 100).float().mean()),
+        median_of_photos=float(of_photos.median()),
+    )
+    if SIZE >= 1:
+        assert reached.median() <= 30 and (reached <= 100).float().mean() >= 0.95
+
+
+def reached_at(generator, pictures, goals: torch.Tensor) -> torch.Tensor:
+    """Evaluations [n] after which searches from the encoder have come to errors [n]; inf where they
+    never do."""
+    search = Search().settled(generator)
+    loss, project = search.loss_for(generator), search.projection(generator)
+    with torch.no_grad():
+        start = project(guess(generator, pictures))
+    found = minimise(
+        lambda z, items: loss(generator(z), pictures[items], None),
+        start, steps=search.steps, solver=search.solver, project=project, keep_history=True,
+    )  # fmt: skip
+    passed = torch.stack(found.history) <= goals
+    return torch.where(passed.any(0), passed.float().argmax(0) + 1.0, math.inf)
+
+
 class Searched(NamedTuple):
     """Of a run: its search, evaluations a picture in all and when the median error passed the
     constant rate's, errors [n]."""
@@ -118,20 +177,20 @@ def within(budget: float, before: Searched, generator, pictures, goal: float) ->
     for _ in range(6):
         if 0.9 * budget <= found.spent <= 1.02 * budget:
             break
-        steps = int(found.search.steps * budget / found.spent)
+        steps = int((found.search.steps or STEPS) * budget / found.spent)
         found = default_search(generator, pictures, replace(found.search, steps=steps), goal)
     return found
 
 
-def constant_rate(generator, pictures) -> torch.Tensor:
+def constant_rate(generator, pictures, steps: int = CONSTANT_STEPS) -> torch.Tensor:
     """Errors [n] after Adam at 0.1 from one sample of the prior."""
     search = Search()
     loss, project = search.loss_for(generator), search.projection(generator)
     found = minimise(
         lambda z, items: loss(generator(z), pictures[items], None),
         project(generator.latent.sample(len(pictures), seed=12)),
-        steps=CONSTANT_STEPS,
-        solver=Adam(0.1, 0.1),
+        steps=steps,
+        solver=Adam(0.1, 0.1, (0.9, 0.999)),
         project=project,
     )
     return found.loss

@@ -13,7 +13,7 @@ import torch
 from conftest import scaled
 from scipy.special import erf
 
-from steer.inversion import Search, invert
+from steer.inversion import STEPS, Search, invert
 from steer.optimise import minimise
 from steer.regression import Pairs, fit
 
@@ -56,7 +56,7 @@ def test_a_batch_of_inversions_over_single_ones(ratio, figures, faces):
     with torch.no_grad():
         pictures = faces(faces.latent.sample(BATCH, seed=1))
     part = scaled(100) / 400
-    search = Search(steps=round(part * Search().steps), pool=round(part * Search().pool))
+    search = Search(steps=round(part * STEPS), pool=round(part * Search().pool))
 
     def single() -> None:
         for picture in pictures:
