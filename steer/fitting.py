@@ -48,7 +48,7 @@ def fit_direction(
     if trajectories is None:
         _require_enough(starts, how.transform)
         trajectories = follow(generator, how, starts, batch=batch, report=report)
-        source = {**how.facts, "starts": starts}
+        source = {**how.settled(generator).facts, "starts": starts}
     warp = transforms.get(how.transform)
     space = generator.latent
     pairs = Pairs.of(trajectories, space.dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from steer.disk import make_folder
 from steer.errors import InputError
 from steer.files import Artefact, finished_shards, save, shard_path
 from steer.generators.base import Generator
-from steer.inversion import Search, only
-from steer.optimise import minimise
+from steer.inversion import FEW, Search, only
+from steer.optimise import Adam, Solver, minimise
 from steer.transforms import Transform, transforms
+
+#: Evaluations for each target where they are left open, for codes of up to FEW numbers and of more;
+#: and how much of the moments before Adam keeps: little, since what is searched for is near.
+FEW_STEPS, STEPS, BETAS = 7, 13, (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Follow:
     """How a transform is followed.
 
     `extent` is T, the largest shift on each side (None: the transform's own default); `points` are
-    the targets on each side, at T/points, 2 T/points .. T; `steps` the evaluations for each target.
+    the targets on each side, at T/points, 2 T/points .. T; `steps` the evaluations for each target
+    (None: those that `settled` chooses).
     `naive` starts every target from z_0 instead of the code before it, with the evaluations that
     the recursion has spent by then (figure 10). `sides` leaves out one sign of the shift. `parts`
     of the code may move, all of it where it is None; what stands for the class never moves.
@@ -36,7 +41,7 @@ class Follow:
     transform: str
     extent: float | None = None
     points: int = 5
-    steps: int = 20
+    steps: int | None = None
     naive: bool = False
     sides: tuple[int, ...] = (-1, 1)
     parts: tuple[str, ...] | None = None
@@ -44,8 +49,9 @@ class Follow:
 
     def __post_init__(self) -> None:
         for name in ("points", "steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of 1 or more, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"expected {name} of 1 or more, got {value}.")
         low, high = self.warp.limits
         largest = min(high if side > 0 else -low for side in self.sides)
         if not 0 < self.reach <= largest:
@@ -53,6 +59,16 @@ class Follow:
                 f"expected an extent above 0 and at most {largest:g} {self.warp.unit} for "
                 f"{self.transform}, got {self.reach:g}."
             )
+
+    def settled(self, generator: Generator) -> Follow:
+        """The same with the steps that it leaves open chosen by how many numbers codes have."""
+        chosen = FEW_STEPS if generator.latent.dim <= FEW else STEPS
+        return replace(self, steps=self.steps or chosen)
+
+    @property
+    def solver(self) -> Solver:
+        """The rule of the steps."""
+        return Adam(self.search.rate, self.search.final_rate, BETAS)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -154,6 +170,7 @@ def follow(
     (torch.Size([3, 4, 10]), [-0.2..., -0.1..., 0.1..., 0.2...])
     """
 
+    how = how.settled(generator)
     how.check(generator)
 
     def work(items: range) -> Trajectories:
@@ -173,7 +190,7 @@ def _follow_batch(
     generator: Generator, how: Follow, z_0: Tensor, report: Callable[[int, float], None]
 ) -> Trajectories:
     """Algorithm 1 for starts [b, width], both sides at once."""
-    free = generator.free(how.parts)
+    free, steps = generator.free(how.parts), how.steps or STEPS
     loss, project = how.search.loss_for(generator), how.search.projection(generator, free)
     with torch.no_grad():
         picture_0 = generator(z_0)
@@ -190,8 +207,8 @@ def _follow_batch(
                 generator(only(z, free)), t[i], m[i]
             ),
             origin if how.naive else project(2 * z - before),
-            steps=how.steps * n if how.naive else how.steps,
-            solver=how.search.solver,
+            steps=steps * n if how.naive else steps,
+            solver=how.solver,
             project=project,
             tolerance=how.search.tolerance,
         )

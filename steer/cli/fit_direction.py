@@ -103,7 +103,7 @@ def command(
     starts: Starts = 64,
     extent: Extent = None,
     points: Points = 5,
-    steps: Steps = 20,
+    steps: Steps = None,
     loss: Loss = "blurred-mse",
     sigma: Sigma = None,
     constraint: Constraint = "ball",

@@ -44,7 +44,7 @@ Extent = Annotated[
     float | None, typer.Option("--extent", help="T, the largest shift on each side, in its unit.")
 ]
 Points = Annotated[int, typer.Option("--points", help="Targets on each side.")]
-Steps = Annotated[int, typer.Option("--steps", help="Evaluations for each target.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Evaluations for each target.")]
 Loss = Annotated[str, typer.Option("--loss", help="NAME:WEIGHT+... of the reconstruction.")]
 Sigma = Annotated[float | None, typer.Option("--sigma", help="Blur of blurred-mse, in pixels.")]
 Constraint = Annotated[str, typer.Option("--constraint", help="ball or none.")]
@@ -56,7 +56,7 @@ def command(
     starts: Starts = 64,
     extent: Extent = None,
     points: Points = 5,
-    steps: Steps = 20,
+    steps: Steps = None,
     naive: Annotated[
         bool, typer.Option("--naive", help="Start every target from z_0 (to compare).")
     ] = False,
@@ -95,6 +95,7 @@ def command(
     generator = options.open_generator(
         model, device, classes=class_, truncation=truncation, noise=noise, space=space
     )
+    how = how.settled(generator)
     made = how_made("trajectories", generator.identity(), seed=seed, starts=starts, **how.facts)
     whole = target.endswith(".safetensors")
     with _shards(target, whole) as folder:
@@ -140,7 +141,7 @@ def follow_options(
     transform: str,
     extent: float | None,
     points: int,
-    steps: int,
+    steps: int | None,
     loss: str,
     sigma: float | None,
     constraint: str,
