@@ -66,15 +66,16 @@ def draw(generator: Generator, z: Tensor, batch: int = 64) -> Tensor:
     return torch.cat(list(drawn(generator, z, lambda pictures: pictures.cpu(), batch)))
 
 
-@torch.no_grad()
 def drawn(
     generator: Generator, z: Tensor, use: Callable[[Tensor], R], batch: int = 64
 ) -> Iterator[R]:
     """What `use` makes of the pictures of codes [n, width], batch by batch."""
-    size = affordable(generator, batch)
-    return in_batches(
-        lambda part: use(generator(z[part.start : part.stop].to(generator.device))), len(z), size
-    )
+
+    @torch.no_grad()  # around the whole, it would end before the first batch
+    def work(part: range) -> R:
+        return use(generator(z[part.start : part.stop].to(generator.device)))
+
+    return in_batches(work, len(z), affordable(generator, batch))
 
 
 def _halved(size: int, error: BaseException) -> int:

@@ -29,6 +29,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def test_the_commands_are_those_of_the_issue() -> None:
     assert NAMES == [
+        "bench",
         "compare",
         "convert",
         "decompose",
@@ -327,6 +328,7 @@ def test_json_is_one_object_and_nothing_else(
     small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
     picture = photo(tmp_path / "a.png")
     arguments = {
+        "bench": ("--model", tiny, "--steps", 4),
         "compare": (
             "-t",
             "brightness",

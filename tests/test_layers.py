@@ -22,9 +22,8 @@ FLOORS = {
         2: """generators transforms backbones losses saliency measures optimise batches
         distributions""",
         3: """encoders inversion trajectories directions regression calibration closed_loop knobs
-        fitting
-        rivals memory accuracy embedding holding evaluation comparison plots rendering report photos
-        populate scores picture_sets conversion sharing training scenes""",
+        fitting bench rivals memory accuracy embedding holding evaluation comparison plots rendering
+        report photos populate scores picture_sets conversion sharing training scenes""",
         4: "cli __main__",
     }.items()
     for name in names.split()

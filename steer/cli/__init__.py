@@ -11,6 +11,7 @@ import typer
 
 from steer import __version__
 from steer.cli import (
+    bench,
     compare,
     convert,
     decompose,
@@ -63,6 +64,7 @@ for module in (
     convert,
     push,
     pull,
+    bench,
 ):
     app.command(module.NAME)(module.command)
 

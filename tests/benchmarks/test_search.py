@@ -40,7 +40,7 @@ class Counter:
         self._hook = generator.register_forward_hook(self._count)
 
     def _count(self, module, codes, pictures) -> None:
-        self.spent += len(codes[0]) * (1 if torch.is_grad_enabled() else 0.5)
+        self.spent += len(codes[0]) * (1 if pictures.requires_grad else 0.5)
 
     def __enter__(self) -> Counter:
         return self
