@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.folded import Foldable
 from steer.generators.planned import fill, planned
 from steer.generators.vae import LARGEST
 
@@ -209,7 +210,7 @@ def up(picture: PictureShape, latent: int, width: int) -> nn.Sequential:
     ]
     for a, b in pairwise(narrowing):
         layers += [_doubling(a, b), nn.BatchNorm2d(b), nn.ReLU()]
-    return _drawn(nn.Sequential(*layers, _doubling(width, picture.channels, True), nn.Tanh()))
+    return _drawn(Foldable(*layers, _doubling(width, picture.channels, True), nn.Tanh()))
 
 
 def down(picture: PictureShape, units: int, width: int) -> nn.Sequential:
@@ -218,7 +219,7 @@ def down(picture: PictureShape, units: int, width: int) -> nn.Sequential:
     layers = [_halving(picture.channels, width, True), nn.LeakyReLU(0.2)]
     for a, b in pairwise(widening):
         layers += [_halving(a, b), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
-    return _drawn(nn.Sequential(*layers, nn.Flatten(), nn.Linear(widening[-1] * CORE**2, units)))
+    return _drawn(Foldable(*layers, nn.Flatten(), nn.Linear(widening[-1] * CORE**2, units)))
 
 
 def _halving(inside: int, outside: int, bias: bool = False) -> nn.Module:

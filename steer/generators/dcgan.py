@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from steer.checkpoints import Checkpoint
 from steer.errors import InputError
 from steer.generators.base import Generator, LatentSpace, PictureShape
+from steer.generators.folded import Foldable
 from steer.generators.planned import fill, planned
 
 
@@ -38,7 +39,7 @@ class DCGAN(Generator):
                 nn.BatchNorm2d(widths[index + 1]),
                 nn.ReLU(),
             ]
-        self.main = nn.Sequential(*layers[:-2], nn.Tanh())
+        self.main = Foldable(*layers[:-2], nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         """Pictures [B, C, H, W] of codes [B, latent]."""
