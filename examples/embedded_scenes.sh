@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Remakes the embedded scene model: examples/embedded_scenes.sh [FOLDER]
-# Twenty minutes on one core.
+# Three quarters of an hour on one core.
 set -euo pipefail
 out=$(realpath -m "${1:-steer/embedded/scenes}")
 export OMP_NUM_THREADS=1
 figures=$(realpath "$(dirname "$0")")/figures
 
 steer decompose --train scenes -o "$out" --seed 0 --resume \
-    --grid 8 --boxes 1 --batch 16 --bf16 --steps 4500 --every 500
+    --grid 8 --boxes 1 --batch 16 --bf16 --steps 10000 --every 500
 
 measures=$(mktemp -d)
 python "$figures/scenes.py" "$out" -n 1000 -o "$measures"

@@ -358,9 +358,8 @@ def present(tmp_path) -> str:
     return str(tmp_path / "m")
 
 
-def test_edits_of_scenes_move_what_is_drawn(figure, present):
-    """Whatever a model has learned, what it draws in a box goes where the box goes."""
-    _, rows, out = figure("scene_edits", present, "-n", "12")
+def test_edits_of_scenes_move_what_is_drawn(figure):
+    _, rows, out = figure("scene_edits", "scenes", "-n", "30")
     found = {row["edit"]: row for row in rows}
     assert found["moved"]["n"] > 0 and found["moved"]["within"] == 1
     assert found["left"]["within"] == 1

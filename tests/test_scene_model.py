@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from steer.datasets.scenes import Scenes, tight
 from steer.errors import InputError, SteerError
 from steer.scenes import evaluation, sampling
+from steer.scenes.background import Usual
 from steer.scenes.boxes import corners, glimpses, moments, project, windows
 from steer.scenes.finding import Found
 from steer.scenes.gaussians import Gaussian
@@ -416,6 +418,54 @@ def test_samples_are_the_same_for_a_seed_and_others_for_another(model):
     assert not torch.equal(first[0].background, other[0].background)
 
 
+def test_the_first_of_many_samples_are_those_of_a_few(model):
+    few, many = sample(model, 2, 5), sample(model, 300, 5)
+    for a, b in zip(few, many, strict=False):
+        assert torch.equal(a.background, b.background) and torch.equal(a.boxes, b.boxes)
+        assert a.made == b.made
+    assert [scene.made["options"]["item"] for scene in many] == list(range(300))
+    assert few[0].made["command"] == "sample" and few[0].made["seed"] == 5
+
+
+def test_backgrounds_are_drawn_like_those_that_were_seen(model):
+    """A code of 24 numbers near one of two places: N(0, I) has none that is."""
+    stream = noise(4)
+    places = torch.randn(2, 24, generator=stream)
+    codes = places[torch.randint(2, (600,), generator=stream)]
+    codes = codes + 0.05 * torch.randn(600, 24, generator=stream)
+    usual = Usual(24, parts=2)
+    before = usual.sample(torch.randn(500, 24, generator=stream), torch.rand(500))
+    assert before.std() == pytest.approx(1, abs=0.05)
+    usual.fit(codes)
+    drawn = usual.sample(torch.randn(500, 24, generator=stream), torch.rand(500, generator=stream))
+    away = torch.cdist(drawn, places)
+    assert (away.min(1).values < 0.5).all()
+    assert 150 < (away.argmin(1) == 0).sum() < 350
+    few = Usual(24, parts=2)
+    few.fit(codes[:30])
+    assert torch.equal(few.means, torch.zeros(2, 24))
+    model.usual, kept = few, model.usual
+    model.usual.means.fill_(9.0)
+    assert sample(model, 1)[0].background.mean() > 7
+    model.usual = kept
+
+
+def test_samples_have_as_many_objects_as_are_found(monkeypatch):
+    torch.manual_seed(3)
+    model = SceneModel(width=4).eval()
+    before = sum(len(scene) for scene in sample(model, 256))
+    counts = torch.tensor([3, 5])
+    monkeypatch.setattr(model, "find", lambda pictures: SimpleNamespace(counts=counts))
+    sampling.calibrate(model, torch.zeros(2, 3, 64, 64))
+    drawn = sample(model, 256)
+    assert sum(len(scene) for scene in drawn) == 4 * 256 != before
+    assert all((scene.presences > 0.9).all() for scene in drawn)
+    least = model.least.clone()
+    counts.zero_()
+    sampling.calibrate(model, torch.zeros(2, 3, 64, 64))
+    assert model.least == least
+
+
 @pytest.fixture
 def proposed(model, scene) -> Scene:
     """The scene with boxes that an untrained model proposes."""
@@ -488,7 +538,7 @@ def found_as(truth, pictures):
     )
     masks = truth.masks[which, number]
     return Found(
-        objects, masks, tight(masks), torch.zeros(len(pictures), 24), pictures,
+        objects, torch.ones(count), masks, tight(masks), torch.zeros(len(pictures), 24), pictures,
         torch.full((len(pictures),), 20),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -14,6 +15,8 @@ MASK, COLOURS = 8, 4
 #: Log of the standard deviations of codes at the start: with wider ones colours are learnt late,
 #: and boxes have filled with background by then.
 FIRST = -2.0
+#: Codes for each Gaussian that is fitted to them.
+MANY = 20
 
 
 class Background(nn.Module):
@@ -63,6 +66,43 @@ class Background(nn.Module):
     def _enlarged(self, maps: Tensor) -> Tensor:
         size = (self.side, self.side)
         return interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+class Usual(nn.Module):
+    """What codes [n, d] of backgrounds are like: a mixture of Gaussians, fitted once a model is
+    trained (Ghosh et al. 2020), since N(0, I) holds many that are like none; until then that.
+
+    >>> usual = Usual(dim=2, parts=3)
+    >>> usual.sample(torch.zeros(5, 2), torch.rand(5)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, dim: int, parts: int = 10):
+        super().__init__()
+        self.shares = nn.Buffer(torch.full((parts,), 1 / parts))
+        self.means = nn.Buffer(torch.zeros(parts, dim))
+        self.roots = nn.Buffer(torch.eye(dim).repeat(parts, 1, 1))
+
+    def fit(self, codes: Tensor) -> None:
+        """Takes on the density of codes [n, d], by scikit-learn; few of them change nothing."""
+        from sklearn.mixture import GaussianMixture
+
+        parts = len(self.shares)
+        if len(codes) < MANY * parts:
+            return
+        found = GaussianMixture(parts, random_state=0, reg_covar=1e-4).fit(codes.double().cpu())
+        for own, fitted in (
+            (self.shares, found.weights_),
+            (self.means, found.means_),
+            (self.roots, np.linalg.cholesky(found.covariances_)),
+        ):
+            own.copy_(torch.from_numpy(fitted))
+
+    def sample(self, noise: Tensor, chance: Tensor) -> Tensor:
+        """Codes [n, d] of standard normal noise [n, d], each of a part that `chance` [n] in [0, 1)
+        chooses."""
+        part = torch.bucketize(chance, self.shares.cumsum(0)).clamp_max(len(self.shares) - 1)
+        return self.means[part] + torch.einsum("nij,nj->ni", self.roots[part], noise)
 
 
 def mixed(shares: Tensor, colours: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def evaluate(
     parts = list(in_batches(work, len(indices), batch))
     truth = dataset.truth(indices)
     found = [
-        (part.boxes[its], part.objects.presences[its])
+        (part.boxes[its], part.scores[its])
         for part, _ in parts
         for its in map(part.of, range(len(part.pictures)))
     ]

@@ -40,13 +40,15 @@ class Objects(NamedTuple):
 class Found:
     """What was found in pictures [B, 3, H, W].
 
-    `objects` [M] are by picture and falling presence, `masks` [M, H, W] their shares of pixels,
+    `objects` [M] are by picture and falling presence, `scores` [M] say how sure each is among
+    others, `masks` [M, H, W] are their shares of pixels,
     `boxes` [M, 4] what tightly wraps those: left, top, right, bottom in fractions of the sides.
     `background` [B, d] are codes, `pictures` the reconstructions, `looked_at` [B] how many
     proposals the object VAE was asked about.
     """
 
     objects: Objects
+    scores: Tensor
     masks: Tensor
     boxes: Tensor
     background: Tensor
@@ -59,7 +61,9 @@ class Found:
 
     def cpu(self) -> Found:
         """The same on the CPU."""
-        parts = (self.masks, self.boxes, self.background, self.pictures, self.looked_at)
+        parts = (
+            self.scores, self.masks, self.boxes, self.background, self.pictures, self.looked_at
+        )  # fmt: skip
         return Found(self.objects.to("cpu"), *(part.cpu() for part in parts))
 
     @property

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from steer.datasets.scenes import tight
 from steer.errors import InputError
-from steer.scenes.background import Background, mixed
+from steer.scenes.background import Background, Usual, mixed
 from steer.scenes.boxes import glimpses, project, windows
 from steer.scenes.finding import PRESENT, Found, Objects, once, seen_at
 from steer.scenes.gaussians import Gaussian, taken
+from steer.scenes.joining import joined, saved
 from steer.scenes.objects import BoxDecoder, Cells, ObjectVAE, Prior
 
 #: A proposal is looked at where the one before it in its cell is as present as this, or more; once
@@ -103,6 +104,9 @@ class SceneModel(nn.Module):
         self.cells = Cells(side, grid, most, box, presence, width)
         self.decoder = BoxDecoder(grid, box, presence, turns)
         self.objects = ObjectVAE(glimpse, what, width)
+        self.usual = Usual(self.background.dim)
+        #: From which presence on a proposal of the prior is an object.
+        self.least = nn.Buffer(torch.tensor(PRESENT))
         self.prior = Prior(grid, most, self.background.dim, presence, box, what)
 
     def noise_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -220,7 +224,8 @@ class SceneModel(nn.Module):
 
     @torch.no_grad()
     def find(self, pictures: Tensor) -> Found:
-        """The objects of pictures [B, 3, H, W] in [0, 1], by the means of the posteriors.
+        """The objects of pictures [B, 3, H, W] in [0, 1], by the means of the posteriors; parts of
+        one are joined.
 
         >>> found = SceneModel(width=4).find(torch.rand(2, 3, 64, 64))
         >>> found.counts.shape, bool((found.objects.presences > 0.5).all())
@@ -230,16 +235,18 @@ class SceneModel(nn.Module):
         kept = (seen.objects.presences > PRESENT).nonzero()[:, 0]
         whole = self.extents(seen.objects.at(kept), seen.alphas[kept])
         kept = kept[once(tight(whole), seen.objects.at(kept), seen_at(whole))]
+        objects = joined(self, pictures, seen.background, seen.objects.at(kept))
         while True:
-            objects, colours, alphas = seen.objects.at(kept), seen.colours[kept], seen.alphas[kept]
+            colours, alphas = self.objects(objects.what)
             composed = self.compose(objects, colours, alphas, len(pictures))
             masks = self.masks(objects, composed, alphas)
             if seen_at(masks).all():
                 break
-            kept = kept[seen_at(masks)]
+            objects = objects.at(seen_at(masks))
         return Found(
-            objects, masks, tight(masks), seen.background,
-            self.picture(seen.background, composed), seen.looked_at.flatten(1).sum(1),
+            objects, saved(self, pictures, seen.background, objects), masks, tight(masks),
+            seen.background, self.picture(seen.background, composed),
+            seen.looked_at.flatten(1).sum(1),
         )  # fmt: skip
 
     @torch.no_grad()

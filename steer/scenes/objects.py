@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from steer.scenes.gaussians import Gaussian, Halved, dense, lively, stacked
 #: Half a box's sides, as fractions of the picture's: the least, the most, and at the start, where
 #: they are also no more than so many cells.
 SMALLEST, LARGEST, FIRST, FIRST_CELLS = 0.02, 0.3, 0.15, 0.8
+#: How many cells to each side of its own a cell knows of, so that one of those that show a large
+#: object takes the whole of it and the others leave it.
+AROUND = 3
 #: A box's middle is no farther from that of its cell, in cells.
 REACH = 1.0
 #: Depths are between 0 and this.
@@ -49,9 +53,8 @@ class Cells(nn.Module):
         halvings = (side // grid).bit_length() - 1
         channels = [width * min(2**i, 6) for i in range(halvings)]
         cell = channels[-1]
-        self.features = nn.Sequential(
-            Halved(*channels), lively(nn.Conv2d(cell, cell, 3, 1, 1)), nn.SiLU()
-        )
+        around = [[lively(nn.Conv2d(cell, cell, 3, 1, 1)), nn.SiLU()] for _ in range(AROUND)]
+        self.features = nn.Sequential(Halved(*channels), *chain.from_iterable(around))
         self.steps = nn.LSTMCell(cell + presence + box, cell)
         self.first = _first_presences(most, presence)
         self.presence = dense(cell, 64, 2 * presence, quiet=0.1)

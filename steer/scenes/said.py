@@ -207,7 +207,7 @@ class SAID(nn.Module):
         objects = objects.at(kept)
         background = self._around(pictures, objects)
         drawn, masks = self.draw(background, objects)
-        return Found(objects, masks, tight(masks), background, drawn, looked_at)
+        return Found(objects, objects.presences, masks, tight(masks), background, drawn, looked_at)
 
     def _proposed(self, pictures: Tensor) -> tuple[Objects, Tensor]:
         """Boxes before the first that costs more than it saves, and how many [B] it took."""

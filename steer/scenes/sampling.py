@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steer.errors import InputError, SteerError
+from steer.files import how_made
 from steer.scenes.boxes import HEIGHT, WIDTH, X, Y
-from steer.scenes.finding import PRESENT, Objects
+from steer.scenes.finding import Objects
 from steer.scenes.gaussians import Gaussian
 from steer.scenes.model import LOOKED_AT, SceneModel
 from steer.scenes.objects import SLOPE
@@ -25,12 +28,12 @@ RELATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "larger-than": lambda a, b: _area(a) > _area(b),
     "smaller-than": lambda a, b: _area(a) < _area(b),
 }
-#: Scenes that are drawn at once.
-AT_ONCE = 256
+#: Scenes that are drawn at once, and pictures in which objects are found at once.
+AT_ONCE, FOUND = 256, 32
 #: Scenes that are drawn for one that is wanted, before there is said to be none.
 TRIES = 200
-#: Logit of the presence of an object that is given.
-SURE = 4.0
+#: Logit of the presence of an object that is given, and the presence of one that was drawn.
+SURE, CERTAIN = 4.0, 0.98
 #: Steps that a code of a given box is searched for, and how near it must come, in fractions.
 SEARCH, NEAR = 300, 0.01
 
@@ -80,7 +83,8 @@ def sample(
     """`n` scenes from the learned prior (section 5.4 of Plumerault 2023).
 
     The objects of `kept` are in all of them, first and in their order, and its background; the
-    others come given those of their cell. Scenes in which a relation does not hold are drawn anew.
+    others come given those of their cell. Scenes in which a relation does not hold are left out for
+    later items of the seed, so that the first of many are those of a few.
 
     Raises InputError where the boxes of `kept` are none of the model's and for a relation that
     cannot hold, SteerError where no scene has the relations.
@@ -93,18 +97,34 @@ def sample(
     if kept is not None:
         kept.require_of(model)
     _refuse_what_never_holds(relations, kept)
+    asked = [f"{each.first} {each.name} {each.second}" for each in relations]
+    held = None if kept is None else len(kept)
     found: list[Scene] = []
     drawn = 0
-    stream = torch.Generator().manual_seed(seed)
     while len(found) < n:
         if drawn >= TRIES * n:
             raise SteerError(
                 f"{len(found)} of {n} scenes: in {drawn} that were drawn the relations do not hold."
             )
-        scenes = list(_drawn(model, min(n, AT_ONCE), stream, kept))
+        scenes = list(_drawn(model, _Items(seed, drawn, min(n, AT_ONCE)), kept))
+        for item, scene in enumerate(scenes, start=drawn):
+            if all(relation.holds(scene.boxes) for relation in relations):
+                made = how_made("sample", seed=seed, item=item, relations=asked or None, kept=held)
+                found.append(replace(scene, made=made))
         drawn += len(scenes)
-        found += [s for s in scenes if all(relation.holds(s.boxes) for relation in relations)]
     return found[:n]
+
+
+@torch.no_grad()
+def calibrate(model: SceneModel, pictures: Tensor) -> None:
+    """Sets from which presence on a proposal of the prior is an object, so that samples have as
+    many as are found in pictures [B, 3, H, W], in the mean: a Gaussian of presence knows less of
+    what is there or not."""
+    counts = torch.cat([model.find(some).counts for some in pictures.split(FOUND)])
+    presences = _proposed(model, _Items(0, 0, AT_ONCE), None).presences
+    wanted = round(counts.float().mean().item() * AT_ONCE)
+    if 0 < wanted < presences.numel():
+        model.least.copy_(presences.flatten().sort(descending=True).values[wanted])
 
 
 def _refuse_what_never_holds(relations: Sequence[Relation], kept: Scene | None) -> None:
@@ -118,16 +138,40 @@ def _refuse_what_never_holds(relations: Sequence[Relation], kept: Scene | None) 
             )
 
 
-def _drawn(
-    model: SceneModel, n: int, stream: torch.Generator, kept: Scene | None
-) -> Iterator[Scene]:
-    """Scenes as they come."""
-    device = next(model.parameters()).device
+class _Items:
+    """Random numbers of consecutive items of a seed: an item's do not depend on the others."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=stream).to(device)
+    def __init__(self, seed: int, first: int, count: int):
+        items = range(first, first + count)
+        self.streams = [np.random.default_rng([seed, item]) for item in items]
 
-    background = normal(n, model.background.dim)
+    def normal(self, *shape: int) -> Tensor:
+        """The next standard normal numbers [n, ...]."""
+        drawn = [each.standard_normal(shape, np.float32) for each in self.streams]
+        return torch.from_numpy(np.stack(drawn))
+
+    def chance(self) -> Tensor:
+        """The next numbers [n], uniform in [0, 1)."""
+        return torch.tensor([each.random() for each in self.streams])
+
+
+class Proposals(NamedTuple):
+    """What the prior proposes for scenes: background codes [n, d], presences, boxes, depths and
+    looks [n, N, K, ...] of each cell's boxes, and which of these [N, K] were given."""
+
+    background: Tensor
+    presences: Tensor
+    boxes: Tensor
+    depths: Tensor
+    what: Tensor
+    given: Tensor
+
+
+def _proposed(model: SceneModel, items: _Items, kept: Scene | None) -> Proposals:
+    """Proposals of items, with the objects that are kept among them."""
+    device, n = next(model.parameters()).device, len(items.streams)
+    chance, normal = items.chance().to(device), items.normal(model.background.dim).to(device)
+    background = model.usual.sample(normal, chance)
     fixed = _Fixed(model, kept) if kept is not None and len(kept) else None
     if kept is not None:
         background = kept.background.to(device).expand(n, -1)
@@ -135,7 +179,7 @@ def _drawn(
     codes: tuple[list[Tensor], ...] = ([], [], [])
 
     def choose(k: int, i: int, gaussian: Gaussian) -> Tensor:
-        z = gaussian.sample(normal(*gaussian.mean.shape))
+        z = gaussian.sample(items.normal(*gaussian.mean.shape[1:]).to(device))
         if fixed is not None:
             z = fixed.put(k, i, z)
         codes[i].append(z)
@@ -144,21 +188,28 @@ def _drawn(
             # as in training, a cell whose last proposal is absent proposes no more
             before = presences[-1] if presences else torch.ones_like(there)
             presences.append(torch.where(before >= LOOKED_AT, there, 0.0))
-            return z
-        return z * presences[-1][..., None]
+            # what is there is so for certain, and its box and look are those of such
+            return torch.where((presences[-1] > model.least)[..., None], _surely(model, z), z)
+        return z * torch.where(presences[-1] > model.least, CERTAIN, presences[-1])[..., None]
 
     model.prior(background, choose)
     boxes, depths = model.decoder.boxes(torch.stack(codes[1], dim=2))
     what, present = torch.stack(codes[2], dim=2), torch.stack(presences, dim=2)
-    for i in range(n):
-        mine = present[i] > PRESENT
-        given = torch.zeros_like(mine) if fixed is None else fixed.places.to(device)
-        others = mine & ~given
-        own = Objects(
-            torch.zeros_like(depths[i][others]).long(), boxes[i][others], depths[i][others],
-            present[i][others], what[i][others],
-        )  # fmt: skip
-        yield _scene(model, background[i], own, kept)
+    nowhere = torch.zeros(present.shape[1:], dtype=torch.bool, device=device)
+    given = nowhere if fixed is None else fixed.places.to(device)
+    return Proposals(background, present, boxes, depths, what, given)
+
+
+def _drawn(model: SceneModel, items: _Items, kept: Scene | None) -> Iterator[Scene]:
+    """Scenes as they come; what is in them is there for certain."""
+    found = _proposed(model, items, kept)
+    for i, background in enumerate(found.background):
+        others = (found.presences[i] > model.least) & ~found.given
+        which = torch.zeros_like(others).long()[others]
+        own = Objects(which, found.boxes[i][others], found.depths[i][others],
+                      torch.full_like(found.depths[i][others], CERTAIN),
+                      found.what[i][others])  # fmt: skip
+        yield _scene(model, background, own, kept)
 
 
 def _scene(model: SceneModel, background: Tensor, own: Objects, kept: Scene | None) -> Scene:
@@ -175,12 +226,18 @@ def _scene(model: SceneModel, background: Tensor, own: Objects, kept: Scene | No
     return Scene(model.identity, background.cpu(), boxes, depths, presences, what)
 
 
+def _surely(model: SceneModel, z: Tensor) -> Tensor:
+    """z_pres [..., d] with a first number that says that the object is there."""
+    more = (SURE - model.decoder.presences(z).logit()).clamp_min(0) / SLOPE
+    return torch.cat([z[..., :1] + more[..., None], z[..., 1:]], dim=-1)
+
+
 class _Fixed:
     """Codes of objects that are there already, as the first of their cells."""
 
     def __init__(self, model: SceneModel, kept: Scene):
         self.places = torch.zeros(model.grid**2, model.most, dtype=torch.bool)
-        self.presences = model.decoder.presences
+        self.model = model
         self.codes: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         for number in range(len(kept)):
             box = kept.boxes[number]
@@ -201,7 +258,7 @@ class _Fixed:
         z = z.clone()
         for (cell, step), codes in self.codes.items():
             if step == k and i == 0:
-                z[:, cell, 0] += (SURE - self.presences(z[:, cell]).logit()).clamp_min(0) / SLOPE
+                z[:, cell] = _surely(self.model, z[:, cell])
             elif step == k:
                 z[:, cell] = codes[i - 1].to(z)
         return z

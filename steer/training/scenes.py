@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steer.errors import SteerError
 from steer.scenes.gaussians import standard
+from steer.scenes.joining import SIGMA
 from steer.scenes.losses import alignment, log_likelihood, mixture, object_prior
 from steer.scenes.model import Inferred, SceneModel
+from steer.scenes.sampling import calibrate
 from steer.sheets import side_by_side
 from steer.training.learner import Learner
 from steer.training.team import Noise
@@ -23,6 +28,8 @@ CLEAR = 0.8
 #: From this share of all steps on, every so many steps, the foreground must cover some of the
 #: pictures and not nearly all: otherwise the background has swallowed everything, or nothing.
 JUDGED, JUDGED_EVERY, FOREGROUND = 0.3, 100, (0.002, 0.8)
+#: Pictures of the data whose objects are counted at the end.
+COUNTED = 128
 
 
 class Swallowed(SteerError):
@@ -44,7 +51,7 @@ class Scenes(Learner[SceneModel]):
         model: SceneModel,
         *,
         steps: int,
-        sigma: float = 0.15,
+        sigma: float = SIGMA,
         beta_box: float = 1.0,
         beta_what: float = 1.0,
         beta_presence: float = 1.0,
@@ -151,6 +158,15 @@ class Scenes(Learner[SceneModel]):
         }
         weighted = {name: self.betas[name] * value / count for name, value in found.items()}
         return {**weighted, "count": self.cost * seen.presences.sum() / count}
+
+    def export(self, folder: Path, options: dict[str, Any], pictures: Callable[[], Tensor]) -> None:
+        """Writes the model's folder, with what backgrounds are like, and how many objects."""
+        shown = pictures()
+        with torch.no_grad():
+            codes = [self.model.background.posterior(some).mean for some in shown.split(256)]
+        self.model.usual.fit(torch.cat(codes))
+        calibrate(self.model.eval(), shown[:COUNTED])
+        super().export(folder, options, pictures)
 
     @torch.no_grad()
     def preview(self, pictures: Tensor) -> Tensor:
