@@ -47,9 +47,9 @@ def ratios(
     tenths of them.
 
     >>> from steer.generators import load
-    >>> rows = list(ratios(load(device="cpu"), steps=10))
-    >>> all(row.ratio > 0 for row in rows), rows[0].what
-    (True, 'engine step, batch of 1')
+    >>> row = next(ratios(load(device="cpu")))
+    >>> row.what, row.over, row.ratio > 0
+    ('engine step, batch of 1', 'bare forward and backward pass', True)
     """
     search = Search().settled(generator)
     loss = search.loss_for(generator)

@@ -25,7 +25,8 @@ class Foldable(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or any(weight.requires_grad for weight in self.parameters()):
+        trained = torch.is_grad_enabled() and any(w.requires_grad for w in self.parameters())
+        if self.training or trained:
             return super().forward(x)
         # a tensor that is replaced lies elsewhere, one that is changed counts it
         own = tuple((t.data_ptr(), t._version) for t in chain(self.parameters(), self.buffers()))
