@@ -322,8 +322,9 @@ def test_a_hub_id_that_does_not_exist(steer: Steer, monkeypatch: pytest.MonkeyPa
 # those that need a Hub or a network's weights are tested in test_cli_hub and test_cli_score
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("push", "pull", "score")])
 def test_json_is_one_object_and_nothing_else(
-    steer: Steer, tiny: Path, knob: Path, tmp_path: Path, name: str
+    steer: Steer, tiny: Path, knob: Path, tmp_path: Path, name: str, monkeypatch
 ) -> None:
+    monkeypatch.setattr("steer.training.loop.EXPORT_PICTURES", 32)
     z = latents_of("blob", 2, tmp_path / "z.safetensors")
     small, out = ("--starts", 4, "--points", 2, "--steps", 2), tmp_path / "out.safetensors"
     picture = photo(tmp_path / "a.png")

@@ -21,6 +21,14 @@ from steer.scenes.model import SceneModel
 from steer.scenes.stored import load
 
 
+@pytest.fixture(autouse=True)
+def _few_at_the_end(monkeypatch) -> None:
+    """What backgrounds are like is asked of few pictures, as seconds go; tested in
+    test_scene_model."""
+    monkeypatch.setattr("steer.training.loop.EXPORT_PICTURES", 32)
+    monkeypatch.setattr("steer.training.scenes.COUNTED", 4)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """A scene model that was never trained, and sees an object in each of its cells."""

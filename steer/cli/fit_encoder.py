@@ -37,7 +37,7 @@ def command(
     backbone: Annotated[
         str, typer.Option(help="timm network, trained from nothing.")
     ] = "resnet10t",
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 1200,
     batch: Annotated[int, typer.Option(min=2, help="Pictures a batch, drawn anew.")] = 64,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate at its highest.")] = 5e-3,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,

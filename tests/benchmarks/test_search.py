@@ -29,7 +29,7 @@ THIRD = 1 / 3
 FAILED = 5e-4
 CONSTANT_STEPS = 400
 #: The default of `steer fit-encoder`.
-FIT_STEPS = 2000
+FIT_STEPS = 1200
 
 
 class Counter:
